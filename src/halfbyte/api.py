@@ -1,0 +1,384 @@
+"""Where stages meet, and the only place: every verb of the command line is a function here, with the same words.
+
+    prepare: records -> split -> examples -> tokens -> rows      plan: what will run, and why
+    train:   plan -> base + adapter -> loop -> perplexity, answers -> report
+"""
+
+import os
+import platform
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from halfbyte import __version__
+from halfbyte.data.batches import in_order
+from halfbyte.data.pack import cut_blocks, keep_fitting
+from halfbyte.data.records import Record, Reading, read_records
+from halfbyte.data.render import Message, Template, choose_template, render_pair, render_prompt, render_text
+from halfbyte.data.split import split_records
+from halfbyte.data.tokens import Tokens, begin_ids, encode_example, encode_pieces
+from halfbyte.errors import DataError, HalfbyteError, IntegrityError
+from halfbyte.evaluate.loss import Loss, measure_loss
+from halfbyte.generate.engine import Marks, Sampling, generate_batch, generate_stream
+from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter, without_adapter
+from halfbyte.model.base import Base, find_base
+from halfbyte.model.load import DTYPES, choose_quant, load_base, load_tokenizer, set_cpu_repacking
+from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
+from halfbyte.recipe.load import Loaded, parse_recipe
+from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
+from halfbyte.recipe.schema import FP4, NF4, NoQuant, Recipe, TextData
+from halfbyte.runs.events import Event, EventLog
+from halfbyte.runs.folder import RunFolder, create_run, open_run
+from halfbyte.runs.report import write_report
+from halfbyte.train.checkpoint import newest_checkpoint
+from halfbyte.train.loop import Hooks, run_training
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
+# When the recipe asks nothing, the report shows answers to the first few held-out rows.
+DEFAULT_PROMPTS = 3
+OPENING_WORDS = 12
+Listener = Callable[[Event], None]
+
+
+@dataclass
+class Prepared:
+    """Rows of tokens for each use, and what became of every record."""
+
+    train: list[Tokens]
+    validation: list[Tokens]
+    test: list[Tokens]
+    prompts: list[str]
+    template: Template
+    ledger: dict[str, Any]
+    decisions: list[Decision] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Everything that is known before a weight is loaded."""
+
+    recipe: Recipe
+    base: Base
+    tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared
+    machine: Machine
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trained model ready for use: base with adapter, its tokenizer and template."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    marks: Marks
+    dtype: torch.dtype
+    context: int
+
+
+def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+    """From the file to the rows that train, validate and test. Every record read is kept, held out or counted as left out."""
+    reading = read_records(recipe.data)
+    split = split_records(reading)
+    section = reading.section
+    if isinstance(section, TextData):
+        template, decisions = Template("text"), []
+        make = lambda records: _text_rows(records, section, tokenizer)  # noqa: E731
+    else:
+        template, decision = choose_template(section.prompt_template, section.system, tokenizer)
+        decisions = [decision]
+        make = lambda records: _pair_rows(records, template, section.max_length, tokenizer)  # noqa: E731
+    parts = {name: make(getattr(split, name)) for name in ("train", "validation", "test")}
+    left_out = reading.left_out + sum((left for _, left in parts.values()), Counter())
+    rows = {name: kept for name, (kept, _) in parts.items()}
+    if not rows["train"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise DataError(f"{section.path}: 0 of {reading.records_read} rows are left to train on: {reasons}", hint="raise data.max_length, or look at the file")
+    ledger = {
+        "records_read": reading.records_read,
+        "left_out": [{"reason": reason, "count": count} for reason, count in left_out.items()],
+        **{f"{name}_rows": len(kept) for name, kept in rows.items()},
+        **{f"{name}_tokens": sum(row.supervised for row in kept) for name, kept in rows.items()},
+    }
+    notes = list(reading.notes)
+    tokens = {name: sum(len(row.ids) for row in kept) for name, kept in rows.items()}
+    share = ledger["train_tokens"] / max(1, tokens["train"])
+    what = "everything but the begin marks" if isinstance(section, TextData) else "responses and their end marks"
+    decisions.append(Decision("supervised", f"{ledger['train_tokens']:,} of {tokens['train']:,} tokens ({share:.1%})", f"{what} are in the loss"))
+    prompts = recipe.evaluate.prompts or _held_out_prompts(split.test)
+    return Prepared(rows["train"], rows["validation"], rows["test"], prompts, template, ledger, [*reading.decisions, split.decision, *decisions], notes)
+
+
+def plan(loaded: Loaded) -> Planned:
+    """Reads the data and the base's config and tokenizer; loads no weights."""
+    recipe = loaded.recipe
+    machine = look_at_machine()
+    base = find_base(recipe.base)
+    tokenizer = load_tokenizer(base)
+    prepared = prepare(recipe, tokenizer)
+    where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
+    first = [Decision("base", recipe.base, where), Decision("device", machine.name, f"{machine.memory_bytes / 1e9:.0f} GB of memory")]
+    longest = base.config.get("max_position_embeddings")
+    notes = [*loaded.notes, *prepared.notes]
+    if longest and recipe.data.max_length > longest:
+        notes.append(f"data.max_length {recipe.data.max_length} is beyond the base's {longest} positions: later ones are untrained")
+    settled = make_plan(
+        recipe.train, machine, len(prepared.train), bool(prepared.validation),
+        [*first, *prepared.decisions, choose_quant(recipe.quant, base)], notes,
+    )  # fmt: skip
+    return Planned(recipe, base, tokenizer, prepared, machine, settled)
+
+
+def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: Callable[[Planned, RunFolder], None] | None = None, command: str = "") -> RunFolder:
+    """A new run, from the recipe to the report. Raises Interrupted when asked to stop; the run can then be resumed."""
+    planned = plan(loaded)
+    run = create_run(runs, loaded.recipe.name)
+    run.recipe.write_text(loaded.text, encoding="utf-8")
+    (run.path / "recipe.resolved.yaml").write_text(_resolved(loaded.recipe), encoding="utf-8")
+    _write_plan(run, planned)
+    if on_plan:
+        on_plan(planned, run)
+    _run(planned, run, listener, resume_from=None, command=command)
+    return run
+
+
+def resume(path: Path, listener: Listener | None = None, on_plan: Callable[[Planned, RunFolder], None] | None = None, command: str = "") -> RunFolder:
+    """Goes on from the newest whole checkpoint of a run, with the recipe that it was started with."""
+    run = open_run(path)
+    loaded = parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path / "recipe.resolved.yaml"), [])
+    planned = plan(loaded)
+    _check_same(run, planned)
+    checkpoint, passed_over = newest_checkpoint(run.checkpoints)
+    if checkpoint is None and passed_over:
+        raise IntegrityError("\n".join(passed_over), hint="no whole checkpoint is left: start the run again with halfbyte train")
+    if on_plan:
+        on_plan(planned, run)
+    _run(planned, run, listener, checkpoint, command, passed_over)
+    return run
+
+
+def evaluate(path: Path, listener: Listener | None = None) -> RunFolder:
+    """Measures a finished run again, with base and adapter loaded anew from disk, and rewrites its report."""
+    run = open_run(path)
+    planned = plan(parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path), []))
+    _check_same(run, planned)
+    log = EventLog(run.events, listener)
+    loaded = load_base(planned.base, planned.recipe.quant, planned.plan.precision, torch_device(planned.machine))
+    model = load_adapter(loaded.model, str(run.path))
+    _measure(model, planned, log)
+    write_report(run.path)
+    return run
+
+
+def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
+    """Base and adapter of a run, for chat and generation. `fast_cpu` lets bitsandbytes repack where the CPU can."""
+    run = open_run(path)
+    kept = run.read_plan()
+    base = find_base(kept["base"])
+    tokenizer = load_tokenizer(base)
+    machine = look_at_machine()
+    precision = kept["precision"] if machine.device == "cuda" else "float32"
+    loaded = load_base(base, _quant(kept["quant"]), precision, torch_device(machine))
+    model = load_adapter(loaded.model, str(path))
+    if fast_cpu:
+        set_cpu_repacking(model, on=True)
+    template = Template(**kept["template"])
+    context = int(base.config.get("max_position_embeddings") or 2048)
+    return Tuned(model, tokenizer, template, _marks(tokenizer, template, base), DTYPES[precision], context)
+
+
+def answer_all(tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8) -> list[str]:
+    """One answer to each prompt, by batched decoding."""
+    ids = [_prompt_ids([{"role": "user", "content": prompt}], tuned.template, tuned.tokenizer) for prompt in prompts]
+    answers = generate_batch(tuned.model, ids, tuned.marks, sampling, tuned.dtype, batch_size)
+    return [tuned.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+
+
+def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Callable[[str], None]) -> tuple[str, int]:
+    """The next turn of a conversation, shown as it comes; and how many of the oldest messages no longer fitted."""
+    room = tuned.context - sampling.max_new_tokens
+    forgotten = 0
+    ids = _prompt_ids(messages, tuned.template, tuned.tokenizer)
+    while len(ids) > room and forgotten + 2 < len(messages):
+        forgotten += 2  # a whole turn: what was asked and what was answered
+        ids = _prompt_ids(messages[forgotten:], tuned.template, tuned.tokenizer)
+    if len(ids) > room:
+        raise DataError(f"the prompt has {len(ids)} tokens, room is {room} ({tuned.context} less {sampling.max_new_tokens} for the answer)", hint="shorten it")
+    answer = generate_stream(tuned.model, ids, tuned.marks, sampling, tuned.dtype, tuned.tokenizer, show)
+    return tuned.tokenizer.decode(answer, skip_special_tokens=True), forgotten
+
+
+def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
+    log = EventLog(run.events, listener)
+    recipe, machine, prepared = planned.recipe, planned.machine, planned.prepared
+    for line in passed_over or []:
+        log.append({"event": "note", "message": line})
+    log.append({"event": "run", "name": recipe.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
+    log.append({"event": "data", "ledger": prepared.ledger})
+    try:
+        loaded = load_base(planned.base, recipe.quant, planned.plan.precision, torch_device(machine))
+        model, adapted = add_adapter(loaded.model, recipe.adapter, recipe.seed)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        log.append({
+            "event": "model", "parameters": loaded.parameters, "trainable": trainable, "share_4bit": loaded.share_4bit,
+            "weight_bytes": loaded.weight_bytes, "adapter": adapted.value, "reason": adapted.reason,
+        })  # fmt: skip
+        dtype, pad = DTYPES[planned.plan.precision], _pad_id(planned.tokenizer)
+        validation = in_order(prepared.validation, recipe.evaluate.batch_size, pad)
+
+        def validate() -> tuple[float, int]:
+            measured = measure_loss(model, validation, dtype)
+            return measured.mean, measured.tokens
+
+        with stop_on_signal() as stop_asked:
+            hooks = Hooks(validate if validation else None, log.append, stop_asked)
+            outcome = run_training(model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from)
+        save_adapter(model, run.adapter, planned.base.place)
+        planned.tokenizer.save_pretrained(str(run.adapter))
+        _measure(model, planned, log)
+        log.append({
+            "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,
+            "stopped": outcome.stopped, "peak_bytes": peak_bytes(machine.device),
+        })  # fmt: skip
+    except HalfbyteError as error:
+        if error.exit_code != 4:
+            log.append({"event": "failed", "message": error.message})
+        write_report(run.path)
+        raise
+    write_report(run.path)
+
+
+def _measure(model: nn.Module, planned: Planned, log: EventLog) -> None:
+    """Base (adapter off) against tuned on the same held-out tokens, then their answers side by side."""
+    recipe, prepared, tokenizer = planned.recipe, planned.prepared, planned.tokenizer
+    dtype = DTYPES[planned.plan.precision]
+    test = in_order(prepared.test, recipe.evaluate.batch_size, _pad_id(tokenizer))
+    if test:
+        with without_adapter(model):
+            base = measure_loss(model, test, dtype)
+        tuned = measure_loss(model, test, dtype)
+        for name, measured in (("base", base), ("tuned", tuned)):
+            log.append(_perplexity_event(name, measured))
+    ids = [_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer) for prompt in prepared.prompts]
+    marks, sampling = _marks(tokenizer, prepared.template, planned.base), Sampling(recipe.evaluate.max_new_tokens, repetition_penalty=recipe.evaluate.repetition_penalty)
+    if ids:
+        with without_adapter(model):
+            before = generate_batch(model, ids, marks, sampling, dtype, recipe.evaluate.batch_size)
+        after = generate_batch(model, ids, marks, sampling, dtype, recipe.evaluate.batch_size)
+        for prompt, base_ids, tuned_ids in zip(prepared.prompts, before, after, strict=True):
+            base_text, tuned_text = (tokenizer.decode(said, skip_special_tokens=True) for said in (base_ids, tuned_ids))
+            log.append({"event": "generation", "prompt": prompt, "base": base_text, "tuned": tuned_text})
+
+
+def _perplexity_event(name: str, measured: Loss) -> Event:
+    return {"event": "perplexity", "model": name, "loss": measured.mean, "perplexity": measured.perplexity, "tokens": measured.tokens}
+
+
+def _text_rows(records: list[Record], section: TextData, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tokens], Counter[str]]:
+    if section.rows == "book" and records:
+        joined = section.separator.join(record.fields["text"] for record in records)
+        records = [Record({"text": joined}, records[0].file, records[0].line)]
+    texts = [encode_example(render_text(record), tokenizer) for record in records]
+    return cut_blocks(texts, begin_ids(tokenizer), tokenizer.eos_token_id, section.max_length), Counter()
+
+
+def _pair_rows(records: list[Record], template: Template, max_length: int, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tokens], Counter[str]]:
+    return keep_fitting([encode_example(render_pair(record, template, tokenizer), tokenizer) for record in records], max_length)
+
+
+def _held_out_prompts(test: list[Record]) -> list[str]:
+    """Prompts of held-out pairs, or the opening words of held-out passages."""
+    chosen = test[:: max(1, len(test) // DEFAULT_PROMPTS)][:DEFAULT_PROMPTS]
+    return [record.fields.get("prompt") or " ".join(record.fields["text"].split()[:OPENING_WORDS]) for record in chosen]
+
+
+def _prompt_ids(messages: list[Message], template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return encode_pieces(render_prompt(messages, template, tokenizer), tokenizer)
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, template: Template, base: Base) -> Marks:
+    """What ends an answer: the tokenizer's end mark, the base's own list, and whatever the template ends a turn with."""
+    end = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    own = base.config.get("eos_token_id")
+    end |= set(own if isinstance(own, list) else [own] if isinstance(own, int) else [])
+    if template.kind == "chat":
+        row = encode_example(render_pair(Record({"prompt": "a", "response": "b"}, "", 0), template, tokenizer), tokenizer)
+        end.add(row.ids[-1])
+    return Marks(sorted(end), _pad_id(tokenizer))
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any id will do: padding has no label in training and is masked in generation."""
+    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _quant(kept: dict[str, Any]) -> NF4 | FP4 | NoQuant:
+    return {"nf4": NF4, "fp4": FP4, "none": NoQuant}[kept["kind"]](**kept)
+
+
+def _resolved(recipe: Recipe) -> str:
+    from halfbyte.recipe.load import dump_recipe
+
+    data = recipe.data.model_copy(update={"path": str(Path(recipe.data.path).expanduser().resolve())})
+    return dump_recipe(recipe.model_copy(update={"data": data}))
+
+
+def _write_plan(run: RunFolder, planned: Planned) -> None:
+    settled = {
+        "halfbyte": __version__, **planned.plan.as_json(), "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
+        "quant": planned.recipe.quant.model_dump(), "template": planned.prepared.template.as_json(),
+        "ledger": planned.prepared.ledger, "machine": asdict(planned.machine),
+    }  # fmt: skip
+    run.write_plan(settled)
+
+
+def _base_name(base: Base) -> str:
+    return str(Path(base.place).resolve()) if Path(base.place).is_dir() else base.name
+
+
+def _check_same(run: RunFolder, planned: Planned) -> None:
+    """The data of a resumed run must give the rows it gave when the run began."""
+    before, now = run.read_plan()["ledger"], planned.prepared.ledger
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name != "left_out" and before.get(name) != now[name]]
+    if changed:
+        raise IntegrityError(f"{planned.recipe.data.path} is not what the run was started with: {', '.join(changed)}", hint="put the old file back, or start a new run")
+
+
+def _versions() -> dict[str, str]:
+    return {"halfbyte": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM asks for a stop after the step in hand; a second Ctrl-C leaves at once (checkpoints are whole or absent)."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            os._exit(130)
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""The command line: parses, calls api, shows. torch is imported inside the commands, so that --help answers at once."""
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from halfbyte import __version__
+from halfbyte.cli.screen import Screen, error_console, print_keys
+from halfbyte.errors import HalfbyteError
+
+app = typer.Typer(
+    name="halfbyte", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="From a file of text to a fine-tuned language model you can trust.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML); `halfbyte new FILE` writes one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as train.num_epochs=2.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the run folders.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"halfbyte {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _top(shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def quickstart(runs: RunsFolder = Path("runs")) -> None:
+    """Fine-tune the embedded base on an embedded tale: plan, training, base against tuned, report. Two minutes on a laptop."""
+    from halfbyte import api
+    from halfbyte.recipe.load import load_recipe
+
+    samples = Path(__file__).parent.parent / "samples"
+    loaded = load_recipe(samples / "quickstart.yaml", [f"data.path={samples / 'gothic_tale.txt'}"])
+    with Screen() as screen:
+        run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
+    screen.show_result(run.path)
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your data: .txt, .md or .csv.")],
+    base: Annotated[str, typer.Option(help="The model to start from.")] = "embedded",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the recipe; FILE's name with .yaml here when not given.")] = None,
+) -> None:
+    """Look at a file and write a recipe for it, with every decision explained."""
+    from halfbyte.data.look import write_recipe_for
+    from halfbyte.errors import DataError
+
+    text = write_recipe_for(file, base)
+    target = output or Path(f"{file.stem}.yaml")
+    if target.exists():
+        raise DataError(f"{target} exists and is left as it is", hint="choose another name with --output")
+    target.write_text(text, encoding="utf-8")
+    screen = Screen()
+    screen.print(escape(text), highlight=False)
+    screen.print(f"Written to [bold]{escape(str(target))}[/]. Next: halfbyte train {escape(str(target))}")
+
+
+@app.command()
+def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Show what a recipe would run, and why; loads no weights."""
+    from halfbyte import api
+    from halfbyte.recipe.load import load_recipe
+
+    Screen().show_plan(api.plan(load_recipe(recipe, overrides)))
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Recipe file (YAML).")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run.")] = None,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Train by a recipe, measure base against tuned, write the report. Ctrl-C saves and stops; --resume goes on."""
+    from halfbyte import api
+    from halfbyte.errors import RecipeError
+    from halfbyte.recipe.load import load_recipe
+
+    if (recipe is None) == (resume is None):
+        raise RecipeError("give a recipe, or --resume RUN, and not both", hint="a resumed run keeps the recipe that it was started with")
+    with Screen() as screen:
+        if resume is not None:
+            run = api.resume(resume, screen.on_event, screen.on_plan, _command())
+        else:
+            run = api.train(load_recipe(recipe, overrides), runs, screen.on_event, screen.on_plan, _command())
+    screen.show_result(run.path)
+
+
+@app.command()
+def evaluate(run: RunPath) -> None:
+    """Measure a finished run again, base and adapter loaded anew from disk, and rewrite its report."""
+    from halfbyte import api
+
+    with Screen() as screen:
+        api.evaluate(run, screen.on_event)
+    screen.show_result(run)
+
+
+@app.command()
+def chat(
+    run: RunPath,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy; higher is freer.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Draw from the most likely tokens that make up this share.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+) -> None:
+    """Talk to a tuned model in the terminal, streaming. Also from a pipe, one prompt a line."""
+    from halfbyte.cli.chat import converse
+    from halfbyte.generate.engine import Sampling
+
+    # Small models fall into loops; a light penalty on what was said keeps them moving.
+    converse(run, Sampling(max_new_tokens, temperature, top_p, repetition_penalty=1.1 if temperature else 1.0, seed=seed))
+
+
+@app.command()
+def generate(
+    run: RunPath,
+    input: Annotated[Path, typer.Option("--input", "-i", help="Prompts: .txt (one a line), .jsonl or .csv with a column or key `prompt`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Answers: .jsonl or .csv; must not exist.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts computed at a time.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+) -> None:
+    """Answer every prompt of a file."""
+    from halfbyte.cli.files import read_prompts, write_answers
+
+    prompts = read_prompts(input)
+    with write_answers(output) as write:
+        from halfbyte import api
+        from halfbyte.generate.engine import Sampling
+
+        tuned = api.open_tuned(run, fast_cpu=False)
+        screen = Screen()
+        for start in range(0, len(prompts), batch_size):
+            part = prompts[start : start + batch_size]
+            write(part, api.answer_all(tuned, part, Sampling(max_new_tokens, temperature, seed=seed), batch_size))
+            screen.print(f"{start + len(part)} of {len(prompts)} answered", highlight=False)
+    screen.print(f"Written to [bold]{escape(str(output))}[/]")
+
+
+@app.command()
+def recipe(explain: Annotated[bool, typer.Option("--explain", help="List every key with its default and its sentence.")] = False) -> None:
+    """What a recipe may say."""
+    print_keys()
+
+
+def main() -> None:
+    """Runs a command; every error a user can meet is two lines and an exit code, without a traceback."""
+    # Idle OpenMP threads that spin take the cores from the next process: two runs at once were 37 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # One library telling another that a name of theirs will change: nothing a user can act on.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    try:
+        app()
+    except HalfbyteError as error:
+        console = error_console()
+        console.print(escape(error.message), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
+        if error.hint:
+            console.print("hint: " + escape(error.hint), highlight=False)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(4)
+    except Exception:
+        traceback.print_exc()
+        error_console().print("This is a bug of halfbyte, not of your input: please report it with the lines above.", style="bold red")
+        sys.exit(1)
+
+
+def _command() -> str:
+    return " ".join(["halfbyte", *sys.argv[1:]])

@@ -1,0 +1,136 @@
+"""What a run shows in the terminal: plan, progress, result. Everything comes from the plan and the events."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from halfbyte.errors import Interrupted
+from halfbyte.runs.folder import read_report
+
+Event = dict[str, Any]
+# Without a terminal (a log file, CI) the bar is replaced by a line every tenth of the run.
+LINES_PER_RUN = 10
+
+
+def error_console() -> Console:
+    return Console(stderr=True, soft_wrap=True)
+
+
+class Screen:
+    """Shows one run. `on_plan` and `on_event` are handed to the API."""
+
+    def __init__(self) -> None:
+        self.console = Console(soft_wrap=False)
+        self.print = self.console.print
+        self.progress: Progress | None = None
+        self.bar: TaskID | None = None
+        self.total = 0
+        self.folder: Path | None = None
+        self.validation: float | None = None
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._close_bar()
+        if isinstance(error, Interrupted) and self.folder:
+            error.hint = error.hint or f"go on with: halfbyte train --resume {self.folder}"
+
+    def on_plan(self, planned: Any, run: Any) -> None:
+        self.total, self.folder = planned.plan.total_steps, run.path
+        self.show_plan(planned)
+        self.print(f"Run folder: [bold]{escape(str(run.path))}[/]\n")
+
+    def show_plan(self, planned: Any) -> None:
+        table = Table(title=f"Plan of {planned.recipe.name}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        for column, style in (("", "bold"), ("decided", ""), ("because", "dim")):
+            table.add_column(column, style=style, overflow="fold")
+        for decision in planned.plan.decisions:
+            table.add_row(decision.name, escape(decision.value), escape(decision.reason))
+        self.print(table)
+        for note in planned.plan.notes:
+            self.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+        ledger = planned.prepared.ledger
+        left = sum(item["count"] for item in ledger["left_out"])
+        rows = f"{ledger['train_rows']} to train, {ledger['validation_rows']} to validate, {ledger['test_rows']} to test"
+        self.print(f"{ledger['records_read']} records read, {left} left out; rows: {rows}")
+
+    def on_event(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "model":
+            trained = event["trainable"] / event["parameters"]
+            self.print(
+                f"{event['parameters'] / 1e6:,.1f} M parameters, {event['share_4bit']:.0%} of the decoder's projections in 4 bits, "
+                f"{event['weight_bytes'] / 1e6:,.1f} MB; {event['trainable'] / 1e6:,.2f} M ({trained:.1%}) are trained"
+            )
+        elif kind == "step":
+            self._step(event)
+        elif kind == "validation":
+            self.validation = event["loss"]
+        elif kind in ("skipped", "note", "resume"):
+            self.print(f"[yellow]{kind}[/] step {event.get('step', '')} {escape(event.get('reason') or event.get('message') or '')}", highlight=False)
+        elif kind == "perplexity":
+            self._close_bar()
+
+    def show_result(self, folder: Path) -> None:
+        result = read_report(folder)
+        perplexity = result["perplexity"]
+        if perplexity and perplexity.get("base") and perplexity.get("tuned"):
+            change = perplexity["tuned"] / perplexity["base"] - 1
+            table = Table(title="Base against tuned", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+            for column in ("", "base", "tuned", "change"):
+                table.add_column(column, justify="right" if column else "left")
+            table.add_row("perplexity", f"{perplexity['base']:.2f}", f"{perplexity['tuned']:.2f}", f"{change:+.1%}")
+            self.print(table)
+            self.print(f"on {perplexity['tokens']:,} held-out tokens that were never trained on")
+        else:
+            self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share.", style="yellow")
+        generations = result["generations"][:1]
+        for shown in generations:
+            self.print(f"\n[bold]prompt[/] {escape(_short(shown['prompt']))}\n[dim]base[/]   {escape(_short(shown['base']))}\n[green]tuned[/]  {escape(_short(shown['tuned']))}", highlight=False)
+        self.print(f"\nReport: [bold]{escape(str(folder / 'report.html'))}[/]")
+        self.print(f"Next:   halfbyte chat {escape(str(folder))}", highlight=False)
+        self.print("        halfbyte new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
+
+    def _step(self, event: Event) -> None:
+        rate = event["tokens_per_second"]
+        if not sys.stdout.isatty():
+            if event["step"] % max(1, self.total // LINES_PER_RUN) == 0 or event["step"] == self.total:
+                self.print(f"step {event['step']}/{self.total}  loss {event['loss']:.4f}  {rate:,.0f} tokens/s", highlight=False)
+            return
+        if self.progress is None:
+            self.progress = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=self.console
+            )
+            self.progress.start()
+            self.bar = self.progress.add_task("training", total=self.total, completed=event["step"] - 1, shown="")
+        validation = f"  validation {self.validation:.3f}" if self.validation is not None else ""
+        self.progress.update(self.bar, completed=event["step"], shown=f"loss {event['loss']:.3f}{validation}  {rate:,.0f} tokens/s  left")
+
+    def _close_bar(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def print_keys() -> None:
+    """Every key with its default and its sentence, from the schema itself."""
+    from halfbyte.recipe.explain import every_key
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("key", "default", "what it does"):
+        table.add_column(column, overflow="fold")
+    for key, default, sentence in every_key():
+        table.add_row(escape(key), escape(default), escape(sentence))
+    Console().print(table)
+
+
+def _short(text: str, limit: int = 240) -> str:
+    # Data and model output may hold control characters that would move the cursor or retitle the terminal.
+    printable = "".join(c if c.isprintable() else " " for c in text.replace("\n", " "))
+    return printable if len(printable) <= limit else printable[:limit] + " ..."

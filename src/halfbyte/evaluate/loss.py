@@ -1,0 +1,45 @@
+"""Perplexity: exp of the summed loss over the summed tokens, in eval mode.
+
+Not the mean of batch means and not the mean of exponentials: both depend on how rows fall into batches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from halfbyte.data.batches import Batch
+from halfbyte.train.step import compute_in, summed_loss
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Mean over `tokens` supervised tokens, in nats."""
+
+    mean: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.mean) if self.mean < 700 else math.inf
+
+
+@torch.no_grad()
+def measure_loss(model: nn.Module, batches: Sequence[Batch], dtype: torch.dtype) -> Loss:
+    """Every labelled token once. The model is in eval mode inside and back in its own mode afterwards."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
+    try:
+        for batch in batches:
+            batch = batch.to(device)
+            with compute_in(device, dtype):
+                logits = model(input_ids=batch.ids, use_cache=False).logits
+            total += summed_loss(logits, batch.labels).double()
+            tokens += batch.supervised
+    finally:
+        model.train(was_training)
+    return Loss(float(total) / max(1, tokens), tokens)

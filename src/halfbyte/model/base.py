@@ -1,0 +1,111 @@
+"""Which model `base` names: the embedded one, a folder, or a hub name with a revision. Looked at before anything is loaded."""
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from halfbyte.errors import MachineError, ModelError
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
+HUB_PATIENCE_SECONDS = 4
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that exists. `place` is what transformers is given, `revision` only for hub names."""
+
+    name: str
+    place: str
+    revision: str | None
+    config: dict[str, Any]
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        return self.config.get("quantization_config")
+
+
+def find_base(name: str) -> Base:
+    """Resolves a base and reads its config. Raises ModelError or MachineError with the mend, within seconds."""
+    if name == EMBEDDED:
+        return _from_folder(name, EMBEDDED_FOLDER)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _from_folder(name, folder)
+    repository, _, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or repository.count("/") != 1:
+        raise ModelError(f"base: there is no folder {name}", hint="give `embedded`, a folder, or a hub name such as owner/name@revision")
+    return _from_hub(name, repository, revision or None)
+
+
+def _from_folder(name: str, folder: Path) -> Base:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"base: no model in {folder}: expected config.json", hint="give the folder that from_pretrained takes")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not JSON: {error}", hint="download the model again") from error
+    _check(name, config)
+    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")):
+        raise ModelError(f"base: {folder} has only .bin weights, which may run code when loaded", hint="ask for safetensors, or convert them")
+    return Base(name, str(folder), None, config)
+
+
+def _from_hub(name: str, repository: str, revision: str | None) -> Base:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    if not isinstance(cached, str):
+        if offline:
+            raise MachineError(f"base: {name} is not in the local cache, and HF_HUB_OFFLINE is set", hint="unset it, or give a folder; `embedded` needs no network")
+        _check_hub_answers(name)
+    try:
+        file = cached if isinstance(cached, str) else hf_hub_download(repository, "config.json", revision=revision)
+    except GatedRepoError as error:
+        raise ModelError(f"base: {repository} is gated", hint="accept its terms on its page, then set HF_TOKEN or run `hf auth login` (read scope)") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"base: {repository} has no revision {revision}", hint="give a branch, tag or commit of it") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"base: there is no {repository} on the hub, or it is private", hint="check the name; for a private one set HF_TOKEN") from error
+    except HfHubHTTPError as error:
+        raise MachineError(f"base: the hub answers {error.response.status_code} for {repository}", hint="try again later; what was loaded is kept") from error
+    config = json.loads(Path(file).read_text(encoding="utf-8"))
+    _check(name, config)
+    return Base(name, repository, revision, config)
+
+
+def _check_hub_answers(name: str) -> None:
+    """A closed network is said at once; the hub client alone would try for most of a minute."""
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return  # the proxy answers, not the hub
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=HUB_PATIENCE_SECONDS).close()
+    except OSError as error:
+        raise MachineError(
+            f"base: {name} is not on this machine, and the hub ({parts.hostname}) does not answer: {error}",
+            hint="is there a network? give a folder, or base=embedded, which needs none",
+        ) from error
+
+
+def _check(name: str, config: dict[str, Any]) -> None:
+    """Refuses by name what this path cannot train."""
+    method = str((config.get("quantization_config") or {}).get("quant_method", "")).lower()
+    if method and method != "bitsandbytes":
+        raise ModelError(
+            f"base: {name} is quantised by {method.upper()}, which cannot be trained here",
+            hint=f"give the unquantised model that it was made from (the name without -{method.upper()}); halfbyte quantises it to NF4",
+        )
+    if config.get("is_encoder_decoder"):
+        raise ModelError(f"base: {name} is an encoder-decoder ({config.get('model_type')})", hint="give a decoder-only model (Llama, Mistral, Qwen, Falcon, ...)")
+    if "auto_map" in config and not config.get("model_type"):
+        raise ModelError(f"base: {name} needs its own code to load, which is not run here", hint="give a model that transformers knows")

@@ -1,0 +1,195 @@
+"""Loads the base: transformers builds it, bitsandbytes quantises it, and what was quantised is counted.
+
+This is the plain path. peft's `prepare_model_for_kbit_training` is not called, because it casts the
+embedding and the head to float32; its other steps (freezing, checkpointing) stand in sight here and in
+train/loop.py, and docs/design.md explains the difference.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from halfbyte.errors import MachineError, ModelError
+from halfbyte.model.base import Base
+from halfbyte.model.machine import check_bitsandbytes
+from halfbyte.recipe.plan import Decision
+from halfbyte.recipe.schema import FP4, NF4, NoQuant
+
+# A load that quantises less of the decoder's projections than this was not what was asked for.
+SMALLEST_4BIT_SHARE = 0.99
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A frozen base on its device, and what was found when it was counted."""
+
+    model: nn.Module
+    share_4bit: float
+    weight_bytes: int
+    parameters: int
+
+
+def load_tokenizer(base: Base):  # noqa: ANN201 - the class depends on the base
+    """The base's own tokenizer. Raises ModelError when it does not belong to the model."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.revision or "main")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"base: {base.name} has no tokenizer that can be loaded: {_first_line(error)}", hint="give a folder that has one") from error
+    rows = base.config.get("vocab_size") or (base.config.get("text_config") or {}).get("vocab_size")
+    if rows and len(tokenizer) > rows:
+        raise ModelError(f"base: the tokenizer has {len(tokenizer)} tokens, the model {rows}: ids do not match", hint="use the model's own tokenizer")
+    return tokenizer
+
+
+def choose_quant(quant: NF4 | FP4 | NoQuant, base: Base) -> Decision:
+    """A base that is 4-bit already is loaded as it is, whatever the recipe says."""
+    if base.quantization is not None:
+        kind = base.quantization.get("bnb_4bit_quant_type", "fp4") if base.quantization.get("load_in_4bit") else "int8"
+        if kind == "int8":
+            raise ModelError(f"base: {base.name} is quantised to 8 bits", hint="give its 16-bit original")
+        return Decision("quantisation", kind, "the base is 4-bit already (bitsandbytes) and is loaded as it is")
+    if quant.kind == "none":
+        return Decision("quantisation", "none", "the recipe asks for it")
+    double = ", scales quantised too" if quant.double_quant else ""
+    return Decision("quantisation", quant.kind, f"4 bits, blocks of 64{double}, by bitsandbytes")
+
+
+def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: torch.device) -> Loaded:
+    """Loads and freezes the base. Raises ModelError when it does not load, or not in 4 bits as asked."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = DTYPES[precision]
+    four_bit = base.quantization is not None or quant.kind != "none"
+    options = {}
+    if four_bit:
+        check_bitsandbytes()
+    if base.quantization is None and quant.kind != "none":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=quant.kind, bnb_4bit_use_double_quant=quant.double_quant, bnb_4bit_compute_dtype=dtype
+        )
+    try:
+        with falcon_linears_are_linears(), quiet_loading():
+            model = AutoModelForCausalLM.from_pretrained(
+                base.place, revision=base.revision or "main", dtype=dtype, device_map={"": device}, use_safetensors=True, **options
+            )
+    except torch.OutOfMemoryError as error:
+        raise MachineError(f"base: {base.name} does not fit into the memory of {device}", hint="use quant.kind=nf4 or a smaller base") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"base: {base.name} cannot be loaded: {_first_line(error)}", hint="is it a decoder-only model with safetensors weights?") from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if four_bit:
+        _compute_in(model, dtype)
+    share = share_in_4bit(model)
+    if four_bit and share < SMALLEST_4BIT_SHARE:
+        raise ModelError(
+            f"base: only {share:.1%} of the decoder's projection weights are in 4 bits; the rest stayed {precision}",
+            hint="this architecture keeps weights where bitsandbytes does not look (mixture of experts?): use quant.kind=none or another base",
+        )
+    set_cpu_repacking(model, on=False)
+    weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Loaded(model, share, weight_bytes, _count_parameters(model))
+
+
+@contextmanager
+def falcon_linears_are_linears() -> Iterator[None]:
+    """Inside, Falcon is built with nn.Linear; outside, transformers is as it was.
+
+    transformers replaces only modules whose type is exactly nn.Linear; Falcon has a subclass of its own
+    (same weights, same results), so nothing of it would be quantised, while is_loaded_in_4bit says True.
+    """
+    from transformers.models.falcon import modeling_falcon
+
+    original = modeling_falcon.FalconLinear
+    modeling_falcon.FalconLinear = nn.Linear
+    try:
+        yield
+    finally:
+        modeling_falcon.FalconLinear = original
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Progress bars and renaming notices of the libraries, which say nothing a user can act on, are held back."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The list of decoder layers, whatever the architecture calls it. Raises ModelError when there is none."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    counts = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    wanted = next((getattr(config, name) for name in counts if isinstance(getattr(config, name, None), int)), None)
+    for module in lists:
+        if len(module) == wanted:
+            return module
+    raise ModelError(f"base: no decoder layers found in {type(model).__name__}", hint="give a decoder-only model that transformers knows")
+
+
+def share_in_4bit(model: nn.Module) -> float:
+    """4-bit weights over all projection weights of the decoder layers: matrices and stacks of expert matrices.
+
+    Norms, biases, embedding and head are not counted; a packed byte holds two weights.
+    """
+    four_bit = other = 0
+    for module in decoder_layers(model).modules():
+        for parameter in module.parameters(recurse=False):
+            if type(parameter).__name__ == "Params4bit":
+                four_bit += parameter.numel() * parameter.element_size() * 2
+            elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
+                other += parameter.numel()
+    return four_bit / (four_bit + other) if four_bit + other else 0.0
+
+
+def set_cpu_repacking(model: nn.Module, on: bool) -> int:
+    """Switches bitsandbytes' repacking for CPUs with AVX512-BF16; returns how many layers use it now.
+
+    The repacked product has no gradient and a save does not undo it exactly, so it is off wherever
+    training or its proofs run. On, it decodes many times faster; layers of a shape it cannot take stay plain.
+    """
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Linear4bit
+
+    able = on and bool(functional.has_avx512bf16())
+    used = 0
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            fits = module.in_features % 64 == 0 and module.out_features % 32 == 0
+            module.support_avx512bf16_for_cpu = able and fits
+            used += able and fits
+    return used
+
+
+def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """A base that was saved in 4 bits brings its own compute type; the plan's is used."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+
+
+def _count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() * 2 if type(p).__name__ == "Params4bit" else p.numel() for p in model.parameters())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,205 @@
+"""The recipe: every key on one page. What the user asks; plan.py holds what will run.
+
+Each field's docstring feeds `halfbyte recipe --explain`, the docs and later the forms. Names are those
+that users of PEFT, transformers and TRL know; other spellings are translated in load.py.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Frozen; a key that does not exist is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def not_a_switch(value: Any) -> Any:
+    """YAML reads `on` and `yes` as true, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"input should be a number, got {str(value).lower()}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(not_a_switch)]
+Real = Annotated[float, BeforeValidator(not_a_switch), Field(allow_inf_nan=False)]
+Share = Annotated[Real, Field(ge=0, le=0.5)]
+
+
+class FileData(Section):
+    """What every kind of data has."""
+
+    path: str
+    """The file: .txt or .md text, or .csv. A relative path starts at the folder you call from."""
+    encoding: str | None = None
+    """Character encoding; found by looking when not given (UTF-8 with or without mark, UTF-16, cp1252)."""
+    max_length: Annotated[Whole, Field(ge=8)] = 512
+    """Tokens in one training row. Longer pairs are left out and counted; a book is cut into blocks of this length."""
+    validation_share: Share = 0.08
+    """Share of the text or of the pairs that chooses the best checkpoint; never trained on."""
+    test_share: Share = 0.15
+    """Share that is opened once, at the end, to compare base and tuned; never trained on."""
+
+
+class AutoData(FileData):
+    """The kind is found by looking at the file; the plan says what was found and why."""
+
+    kind: Literal["auto"] = "auto"
+
+
+class TextData(FileData):
+    """Plain text: a book, articles, a column of texts. Every token is trained."""
+
+    kind: Literal["text"]
+    column: str | None = None
+    """The CSV column that holds the text; not used for text files."""
+    rows: Literal["auto", "book", "separate"] = "auto"
+    """`book`: the rows follow one another and are joined, then cut into blocks; `separate`: each row is a text of its own."""
+    separator: str = "\n"
+    """What joins two rows of a book."""
+    keep_boilerplate: bool = False
+    """Keep the header and licence text of Project Gutenberg, which are left out otherwise."""
+
+
+class PairData(FileData):
+    """Prompt and response, from two columns of a CSV. Only the response and its end mark are trained."""
+
+    kind: Literal["prompt_response"]
+    prompt_column: str
+    """The column with what is asked."""
+    response_column: str
+    """The column with what the model should say."""
+    prompt_template: str = "chat"
+    """`chat`: the tokenizer's own chat template; otherwise a text with {prompt} in it, put before the response."""
+    system: str | None = None
+    """A system text for the chat template, the same for every row."""
+
+    @model_validator(mode="after")
+    def template_has_a_prompt(self) -> "PairData":
+        if self.prompt_template != "chat" and "{prompt}" not in self.prompt_template:
+            raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it")
+        if self.prompt_template != "chat" and self.system is not None:
+            raise ValueError("system: belongs to the chat template; put the text into prompt_template instead")
+        return self
+
+
+class NF4(Section):
+    """4-bit NormalFloat (arXiv 2305.14314, section 3), blocks of 64 weights, by bitsandbytes."""
+
+    kind: Literal["nf4"] = "nf4"
+    double_quant: bool = True
+    """Quantise the block scales too: 4.13 instead of 4.5 bits a weight."""
+
+
+class FP4(Section):
+    """4-bit float, blocks of 64 weights, by bitsandbytes; less exact than NF4."""
+
+    kind: Literal["fp4"]
+    double_quant: bool = True
+    """Quantise the block scales too."""
+
+
+class NoQuant(Section):
+    """The base stays in 16 or 32 bits (plain LoRA)."""
+
+    kind: Literal["none"]
+
+
+class Adapter(Section):
+    """The trained matrices (LoRA, arXiv 2106.09685), made and saved by peft, kept in float32."""
+
+    kind: Literal["lora", "rslora", "dora"] = "lora"
+    """`rslora` scales by alpha/sqrt(r) (arXiv 2312.03732); `dora` trains the magnitude too (arXiv 2402.09353)."""
+    r: Annotated[Whole, Field(ge=1)] = 16
+    """Rank: width of the adapter."""
+    alpha: Annotated[Real, Field(gt=0)] = 32
+    """The adapter's output is scaled by alpha/r."""
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's input that is set to zero in training."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the linear layers that get an adapter; `all-linear` is all of them but the output head."""
+    modules_to_save: list[str] = []
+    """Modules trained whole and saved with the adapter (embed_tokens, lm_head); large."""
+    init_from: str | None = None
+    """A run folder or adapter folder to go on from; its r, alpha and modules are kept."""
+
+
+class Train(Section):
+    """The loop: AdamW, loss over the supervised tokens of the whole optimizer step."""
+
+    learning_rate: Annotated[Real, Field(gt=0, le=1e-1)] = 2e-4
+    """Highest learning rate."""
+    num_epochs: Annotated[Real, Field(gt=0)] = 3
+    """Passes over the training rows; not used when max_steps is given."""
+    max_steps: Annotated[Whole, Field(ge=1)] | None = None
+    """Stop after this many optimizer steps."""
+    batch_size: Annotated[Whole, Field(ge=1)] = 4
+    """Rows computed at a time."""
+    gradient_accumulation_steps: Annotated[Whole, Field(ge=1)] = 1
+    """Batches in one optimizer step."""
+    optimizer: Literal["auto", "adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit"] = "auto"
+    """`auto`: paged AdamW where there is a GPU, torch's AdamW elsewhere."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after warm-up: to zero, or not at all."""
+    warmup_steps: Annotated[Real, Field(ge=0)] = 0.03
+    """Steps of linear warm-up; below 1 it is a share of all steps."""
+    max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm when they are larger."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, a third more time. Decided by the device when not given."""
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the computation. Adapters and their optimizer state are float32 in every case."""
+    eval_steps: Annotated[Whole, Field(ge=1)] | None = None
+    """Validate, and keep a checkpoint, every so many steps; ten times a run when not given."""
+    early_stopping_patience: Annotated[Whole, Field(ge=1)] | None = None
+    """Stop after so many validations without a better one."""
+    keep_checkpoints: Annotated[Whole, Field(ge=1)] = 2
+    """Newest checkpoints that are kept, beside the best."""
+
+
+class Evaluate(Section):
+    """What is measured at the end, base against tuned."""
+
+    prompts: list[str] = []
+    """Prompts that base and tuned answer side by side in the report."""
+    max_new_tokens: Annotated[Whole, Field(ge=1)] = 80
+    """Longest answer, in tokens."""
+    repetition_penalty: Annotated[Real, Field(ge=1, le=2)] = 1.0
+    """Above 1, greedy decoding is kept from saying the same again; the same for base and tuned. Small models need it."""
+    batch_size: Annotated[Whole, Field(ge=1)] = 8
+    """Rows or prompts computed at a time."""
+
+
+class Recipe(Section):
+    """One fine-tuning run, from file to report."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """Name of the run's folder: small letters, digits, dot, dash and underscore."""
+    base: str = "embedded"
+    """The model to start from: `embedded` (ships with halfbyte), a folder, or a hub name, `owner/name@revision`."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
+    """Seed of adapter, order and dropout: the same seed on the same machine gives the same run."""
+    data: Annotated[AutoData | TextData | PairData, Field(discriminator="kind")]
+    quant: Annotated[NF4 | FP4 | NoQuant, Field(discriminator="kind")] = NF4()
+    adapter: Adapter = Adapter()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def kinds_have_defaults(cls, values: Any) -> Any:
+        """A section without `kind` means the first of its kinds: auto, nf4."""
+        if isinstance(values, dict):
+            for section, kind in (("data", "auto"), ("quant", "nf4")):
+                if isinstance(values.get(section), dict) and "kind" not in values[section]:
+                    values = {**values, section: {"kind": kind, **values[section]}}
+        return values
+
+    @model_validator(mode="after")
+    def something_is_left_to_train(self) -> "Recipe":
+        if self.data.validation_share + self.data.test_share >= 0.9:
+            raise ValueError("data: validation_share and test_share leave nothing to train on")
+        return self

@@ -1,0 +1,168 @@
+"""The training loop, in sight: what happens at step n is read from top to bottom. What varies is passed in."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from halfbyte.data.batches import epoch_steps
+from halfbyte.data.tokens import Tokens
+from halfbyte.errors import Interrupted
+from halfbyte.model.adapter import adapter_state, set_adapter_state
+from halfbyte.model.load import DTYPES
+from halfbyte.model.machine import peak_bytes
+from halfbyte.recipe.plan import Plan
+from halfbyte.recipe.schema import Train
+from halfbyte.train.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from halfbyte.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from halfbyte.train.step import train_step
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved in every checkpoint."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_loss: float = math.inf
+    since_best: int = 0
+    seconds: float = 0.0
+    validated_at: int = -1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. The model holds the best adapter."""
+
+    steps: int
+    best_step: int | None
+    stopped: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop is handed: it imports no evaluation and prints nothing."""
+
+    validate: Callable[[], tuple[float, int]] | None
+    """Mean loss and number of tokens of the validation rows, None without any."""
+    log: Callable[[Event], None]
+    stop_asked: Callable[[], bool] = field(default=lambda: False)
+
+
+def run_training(
+    model: nn.Module, rows: list[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks, resume_from: Path | None = None
+) -> Outcome:
+    """Trains until the plan's last step, until early stopping, or until a stop is asked for (raises Interrupted, resumable)."""
+    device = next(model.parameters()).device
+    dtype = DTYPES[plan.precision]
+    optimizer = make_optimizer(plan.optimizer, model.parameters(), section.learning_rate, section.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    if plan.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(seed)  # dropout
+    progress = Progress()
+    if resume_from is not None:
+        progress = _restore(load_checkpoint(resume_from), model, optimizer, scaler)
+        hooks.log({"event": "resume", "step": progress.step})
+    saved_at = progress.step if resume_from else -1
+
+    def save() -> None:
+        nonlocal saved_at
+        path = save_checkpoint(checkpoints, progress.step, _freeze(model, optimizer, scaler, progress))
+        prune_checkpoints(checkpoints, section.keep_checkpoints, progress.best_step)
+        hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}"})
+        saved_at = progress.step
+
+    def validate() -> None:
+        if hooks.validate is None:
+            progress.best_step = progress.step or None  # without validation the last state is the one that is kept
+            return
+        loss, tokens = hooks.validate()
+        better = math.isfinite(loss) and loss < progress.best_loss and progress.step > 0
+        if better:
+            progress.best_loss, progress.best_step, progress.since_best = loss, progress.step, 0
+        elif progress.step > 0:
+            progress.since_best += 1
+        progress.validated_at = progress.step
+        hooks.log({"event": "validation", "step": progress.step, "loss": loss, "tokens": tokens, "best": better})
+
+    if progress.step == 0 and resume_from is None:
+        validate()
+    model.train()
+    stopped = "finished"
+    began = time.monotonic() - progress.seconds
+    while progress.step < plan.total_steps:
+        epoch, done = divmod(progress.step, plan.steps_per_epoch)
+        steps = epoch_steps(rows, section.batch_size, section.gradient_accumulation_steps, pad_id, seed, epoch)
+        for number, batches in enumerate(steps):
+            if number < done:
+                continue
+            step = progress.step + 1
+            rate = learning_rate_at(step, section.learning_rate, section.schedule, plan.warmup_steps, plan.total_steps)
+            set_learning_rate(optimizer, rate)
+            started = time.monotonic()
+            result = train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            took = time.monotonic() - started
+            progress.step, progress.seconds = step, time.monotonic() - began
+            if result.skipped:
+                reason = f"a float16 gradient overflowed; the loss is scaled by {scaler.get_scale():g} from here on"
+                hooks.log({"event": "skipped", "step": step, "reason": reason})
+            hooks.log({
+                "event": "step", "step": step, "epoch": round(step / plan.steps_per_epoch, 4), "loss": result.loss,
+                "learning_rate": rate, "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+                "tokens": result.tokens, "supervised": result.supervised, "tokens_per_second": round(result.tokens / took, 1),
+                "seconds": round(progress.seconds, 3), "peak_bytes": peak_bytes(device.type),
+            })  # fmt: skip
+            last = step == plan.total_steps
+            if step % plan.eval_steps == 0 or last:
+                validate()
+                save()
+                if section.early_stopping_patience and progress.since_best >= section.early_stopping_patience and not last:
+                    stopped = "early stopping"
+            if stopped != "finished" or last:
+                break
+            if hooks.stop_asked():
+                if saved_at != step:
+                    save()
+                hooks.log({"event": "interrupted", "step": step})
+                raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
+        if stopped != "finished":
+            break
+    _take_best(model, checkpoints, progress)
+    return Outcome(progress.step, progress.best_step, stopped, progress.seconds)
+
+
+def _take_best(model: nn.Module, checkpoints: Path, progress: Progress) -> None:
+    if progress.best_step is not None and progress.best_step != progress.step:
+        set_adapter_state(model, load_checkpoint(checkpoints / f"step-{progress.best_step}").adapter)
+
+
+def _freeze(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress) -> Checkpoint:
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    state = {"progress": {**vars(progress), "best_loss": progress.best_loss if math.isfinite(progress.best_loss) else None}, "scaler": scaler.state_dict()}
+    return Checkpoint(adapter_state(model), optimizer.state_dict(), state, random)
+
+
+def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
+    set_adapter_state(model, checkpoint.adapter)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    if checkpoint.state["scaler"]:
+        scaler.load_state_dict(checkpoint.state["scaler"])
+    torch.set_rng_state(checkpoint.random["cpu"])
+    if "cuda" in checkpoint.random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(checkpoint.random["cuda"])
+    saved = dict(checkpoint.state["progress"])
+    saved["best_loss"] = math.inf if saved["best_loss"] is None else saved["best_loss"]
+    return Progress(**saved)

@@ -1,0 +1,69 @@
+"""One optimizer step on one screen. Every trained token weighs the same, however the rows were split into micro-batches."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halfbyte.data.batches import IGNORE, Batch
+from halfbyte.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: mean over the supervised tokens of the step. skipped: the update was left out (float16 overflow)."""
+
+    loss: float
+    grad_norm: float
+    supervised: int
+    tokens: int
+    skipped: bool
+
+
+def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (B, T, V), labels (B, T) -> sum over labelled tokens of -log p(label | what stands before it), ()."""
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def compute_in(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Adapters are float32; inside, their products are computed in the base's 16-bit type. In float32 it does nothing."""
+    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else torch.bfloat16, enabled=dtype != torch.float32)
+
+
+def train_step(
+    model: nn.Module,
+    batches: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    max_norm: float,
+    dtype: torch.dtype,
+    scaler: torch.amp.GradScaler,
+) -> StepResult:
+    """Loss summed over the supervised tokens of all micro-batches and divided by their count.
+
+    Raises TrainingError before the update when the loss, or in bfloat16 and float32 a gradient, is not finite.
+    """
+    device = next(model.parameters()).device
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    supervised = sum(batch.supervised for batch in batches)
+    total = torch.zeros((), device=device)
+    for batch in batches:
+        batch = batch.to(device)
+        with compute_in(device, dtype):
+            logits = model(input_ids=batch.ids, use_cache=False).logits  # (B, T, V)
+        loss = summed_loss(logits, batch.labels) / supervised
+        scaler.scale(loss).backward()
+        total += loss.detach()
+    loss_value = float(total)
+    if not math.isfinite(loss_value):
+        raise TrainingError(f"the loss is {loss_value} before the update", hint="lower train.learning_rate, or look for damaged rows in the data")
+    scaler.unscale_(optimizer)
+    norm = float(nn.utils.clip_grad_norm_(trained, max_norm))
+    overflow = not math.isfinite(norm)
+    if overflow and not scaler.is_enabled():
+        raise TrainingError(f"the gradient is {norm} before the update, with a loss of {loss_value:.3f}", hint="lower train.learning_rate")
+    scaler.step(optimizer)  # leaves the update out when a gradient overflowed
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss_value, norm, supervised, sum(batch.tokens for batch in batches), skipped=overflow)

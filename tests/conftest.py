@@ -1,0 +1,38 @@
+"""Toys for the tests: a tokenizer trained on a paragraph and tiny models with random weights. Nothing is fetched."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("HALFBYTE_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data. Without it a test skips and says so; in CI that is a failure."""
+    if not DATA.is_dir():
+        message = f"no real data in {DATA}: set HALFBYTE_DATA"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer():
+    from toys import make_tokenizer
+
+    return make_tokenizer()
+
+
+@pytest.fixture
+def toy_base(tmp_path_factory):
+    """A function: architecture -> folder with a tiny random model and the toy tokenizer."""
+    from toys import make_base
+
+    return lambda kind="mistral", **changes: make_base(tmp_path_factory.mktemp(kind), kind, **changes)
