@@ -40,11 +40,12 @@ def _top(shown: Annotated[bool, typer.Option("--version", callback=_version, is_
 @app.command()
 def quickstart(runs: RunsFolder = Path("runs")) -> None:
     """Fine-tune the embedded base on an embedded tale: plan, training, base against tuned, report. Two minutes on a laptop."""
-    from halfbyte import api
     from halfbyte.recipe.load import load_recipe
 
     samples = Path(__file__).parent.parent / "samples"
     loaded = load_recipe(samples / "quickstart.yaml", [f"data.path={samples / 'gothic_tale.txt'}"])
+    from halfbyte import api
+
     with Screen() as screen:
         run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
     screen.show_result(run.path)
@@ -65,18 +66,19 @@ def new(
     if target.exists():
         raise DataError(f"{target} exists and is left as it is", hint="choose another name with --output")
     target.write_text(text, encoding="utf-8")
-    screen = Screen()
-    screen.print(escape(text), highlight=False)
-    screen.print(f"Written to [bold]{escape(str(target))}[/]. Next: halfbyte train {escape(str(target))}")
+    typer.echo(text)
+    typer.echo(f"Written to {target}. Next: halfbyte train {target}")
 
 
 @app.command()
 def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Show what a recipe would run, and why; loads no weights."""
-    from halfbyte import api
     from halfbyte.recipe.load import load_recipe
 
-    Screen().show_plan(api.plan(load_recipe(recipe, overrides)))
+    loaded = load_recipe(recipe, overrides)  # before torch is imported: a slip in a recipe is told at once
+    from halfbyte import api
+
+    Screen().show_plan(api.plan(loaded))
 
 
 @app.command()
@@ -87,17 +89,19 @@ def train(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Train by a recipe, measure base against tuned, write the report. Ctrl-C saves and stops; --resume goes on."""
-    from halfbyte import api
     from halfbyte.errors import RecipeError
     from halfbyte.recipe.load import load_recipe
 
     if (recipe is None) == (resume is None):
         raise RecipeError("give a recipe, or --resume RUN, and not both", hint="a resumed run keeps the recipe that it was started with")
+    loaded = load_recipe(recipe, overrides) if recipe is not None else None
+    from halfbyte import api
+
     with Screen() as screen:
-        if resume is not None:
-            run = api.resume(resume, screen.on_event, screen.on_plan, _command())
+        if loaded is not None:
+            run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
         else:
-            run = api.train(load_recipe(recipe, overrides), runs, screen.on_event, screen.on_plan, _command())
+            run = api.resume(resume, screen.on_event, screen.on_plan, _command())
     screen.show_result(run.path)
 
 
