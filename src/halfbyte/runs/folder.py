@@ -1,0 +1,83 @@
+"""The run folder: where a run's files are. A new run gets a new folder; nothing is written over.
+
+    runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what happened)
+                adapter/ (peft format)   checkpoints/step-N/      report.html  report.json
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halfbyte.errors import DataError, MachineError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read_plan(self) -> dict[str, Any]:
+        return json.loads(self.plan.read_text(encoding="utf-8"))
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        write_whole(self.plan, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+
+
+def create_run(runs: Path, name: str) -> RunFolder:
+    """runs/NAME, or NAME-2, NAME-3 ... where that exists."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            path = runs / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return RunFolder(path)
+    except OSError as error:
+        raise MachineError(f"{runs}: cannot be written to: {error.strerror}", hint="choose another folder with --runs") from error
+    raise MachineError(f"{runs}: ten thousand runs are called {name}", hint="give the recipe another name")
+
+
+def open_run(path: Path) -> RunFolder:
+    """A folder that holds a run. Raises DataError otherwise."""
+    if not (path / "plan.json").is_file():
+        near = sorted(str(p.parent) for p in path.parent.glob("*/plan.json")) or sorted(str(p.parent) for p in Path("runs").glob("*/plan.json"))
+        raise DataError(f"{path}: no run there (expected plan.json)", hint="there are: " + ", ".join(near[:8]) if near else "halfbyte train RECIPE makes one")
+    return RunFolder(path)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """report.json of a run."""
+    return json.loads((path / "report.json").read_text(encoding="utf-8"))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Through a file beside it and a rename: readers see the old text or the new one, never half."""
+    aside = file.with_name(f".{file.name}.part")
+    with open(aside, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(file)
