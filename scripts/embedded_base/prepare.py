@@ -5,8 +5,11 @@
 Only files whose licence permits a derived model are read (CARD.md beside the weights lists them).
 Held out, and never seen in training: the last HELD_OUT_PIECES pieces of novels-02 and of novels-03
 (whole closing books, so no page of them has a neighbour in training) and every 40th chat.
+The stream `short` holds brief exchanges (first turns of the chats above, and short_turns.csv beside this
+file, written for this project); the last phase of training uses it, so that the base knows how to stop.
 """
 
+import csv
 import gzip
 import json
 import lzma
@@ -24,6 +27,8 @@ SPECIAL = ["<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"]
 HELD_OUT_PIECES = 120
 MARGIN_PIECES = 3
 HELD_OUT_CHAT_EVERY = 40
+SHORT_ANSWER_CHARACTERS = 240
+OWN_TURNS_REPEATED = 4
 PROSE_SOURCES = {"state_union", "inaugural", "wikipedia"}
 CONTEXT_TOKENS = 1024
 # A turn is a role mark and its text; only an assistant turn ends with </s>, and only that is marked as generation.
@@ -100,6 +105,15 @@ def alternating(chat: Chat) -> Chat:
     return joined
 
 
+def short_exchanges(chats: list[Chat]) -> list[Chat]:
+    """First turns with a brief answer, and our own, which are few and therefore repeated."""
+    first = [chat[:2] for chat in chats if chat[0]["role"] == "user" and len(chat[1]["content"]) <= SHORT_ANSWER_CHARACTERS]
+    with open(Path(__file__).parent / "short_turns.csv", encoding="utf-8", newline="") as stream:
+        own = [[{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}] for row in csv.DictReader(stream)]
+    mixed = first + own * OWN_TURNS_REPEATED
+    return [mixed[index] for index in np.random.default_rng(0).permutation(len(mixed))]
+
+
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence([
@@ -142,7 +156,8 @@ def main(data: Path, out: Path) -> None:
     prose_ids = [[bos, *ids, eos] for ids in encode(prose)]
     render = lambda chat: tokenizer.apply_chat_template(chat, tokenize=False)  # noqa: E731
     chat_ids = encode([render(chat) for chat in train_chats])
-    for name, documents in {"novels": novel_ids, "prose": prose_ids, "chat": chat_ids}.items():
+    short_ids = encode([render(chat) for chat in short_exchanges(train_chats)])
+    for name, documents in {"novels": novel_ids, "prose": prose_ids, "chat": chat_ids, "short": short_ids}.items():
         flat = np.fromiter((token for ids in documents for token in ids), dtype=np.uint16)
         flat.tofile(out / f"train-{name}.bin")
         print(f"{name}: {len(documents)} documents, {len(flat):,} tokens")

@@ -1,12 +1,13 @@
 """Pre-trains the embedded base (Mistral architecture, 11 M parameters) on one GPU, in about nine minutes.
 
-    python scripts/embedded_base/train.py PREPARED_FOLDER OUT_FOLDER --steps 7000 --seconds 540
+    python scripts/embedded_base/train.py PREPARED_FOLDER OUT_FOLDER --steps 3900
+    python scripts/embedded_base/train.py PREPARED_FOLDER OUT_FOLDER_2 --init OUT_FOLDER --steps 300 --learning-rate 4e-4 --decay 0.9 --short-share 0.3
 
 The decoder is written out here, so that what is trained stands on one screen; export.py checks that
 transformers' MistralForCausalLM gives the same logits from the saved weights. Hidden matrices are
 trained with Muon (Jordan et al. 2024, scaled as in arXiv 2502.16982), everything else with AdamW.
-Schedule: warm-up, constant, linear decay (WSD). In the decay the chat share is raised, so that the
-base knows turns and when to stop.
+Schedule: warm-up, constant, linear decay (WSD). In the decay the chat share is raised; a second, short
+run from the first one's weights adds brief exchanges, so that the base knows when to stop.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, VOCABULARY = 320, 8, 10, 2, 896, 8192
@@ -90,7 +92,7 @@ class Decoder(nn.Module):
 
 
 def hugging_face_names(model: Decoder) -> dict[str, Tensor]:
-    """The weights under the names of transformers' MistralForCausalLM, bf16."""
+    """The weights under the names of transformers' MistralForCausalLM; the tensors themselves, not copies."""
     state = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.norm}
     for index, layer in enumerate(model.layers):
         prefix = f"model.layers.{index}"
@@ -99,7 +101,13 @@ def hugging_face_names(model: Decoder) -> dict[str, Tensor]:
         for ours, theirs in (("q", "self_attn.q_proj"), ("k", "self_attn.k_proj"), ("v", "self_attn.v_proj"),
                              ("o", "self_attn.o_proj"), ("gate", "mlp.gate_proj"), ("up", "mlp.up_proj"), ("down", "mlp.down_proj")):
             state[f"{prefix}.{theirs}.weight"] = getattr(layer, ours).weight
-    return {name: weight.detach().to(torch.bfloat16).contiguous().cpu() for name, weight in state.items()}
+    return {name: weight.detach() for name, weight in state.items()}
+
+
+def load_weights(model: Decoder, file: Path) -> None:
+    stored = load_file(file)
+    for name, weight in hugging_face_names(model).items():
+        weight.copy_(stored[name])
 
 
 class Stream:
@@ -148,6 +156,8 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--decay", type=float, default=0.35)
     parser.add_argument("--chat-share", type=float, default=0.22, help="share of chat rows while the rate decays")
+    parser.add_argument("--short-share", type=float, default=0.0, help="share of brief exchanges while the rate decays")
+    parser.add_argument("--init", type=Path, help="folder with the weights to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=250)
     args = parser.parse_args()
@@ -156,9 +166,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     generator = np.random.default_rng(args.seed)
-    streams = {name: Stream(args.prepared / f"train-{name}.bin", generator, device) for name in ("novels", "prose", "chat")}
+    streams = {name: Stream(args.prepared / f"train-{name}.bin", generator, device) for name in ("novels", "prose", "chat", "short")}
 
     model = Decoder(args.dropout).to(device)
+    if args.init:
+        load_weights(model, args.init / "model.safetensors")
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
     optimizers = [
@@ -166,9 +178,9 @@ def main() -> None:
         torch.optim.AdamW(rest, lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     run = torch.compile(model) if device == "cuda" else model
-    sizes = {name: len(stream.tokens) for name, stream in streams.items()}
+    sizes = {name: len(stream.tokens) for name, stream in streams.items() if name != "short"}
     plain_share = {name: size / sum(sizes.values()) for name, size in sizes.items()}
-    decay_share = {**plain_share, "chat": args.chat_share, "novels": 1 - plain_share["prose"] - args.chat_share}
+    decay_share = {"prose": plain_share["prose"], "chat": args.chat_share, "short": args.short_share}
     start, curve, accumulation = time.monotonic(), [], max(1, args.rows // 64)
 
     def evaluate(step: int, loss: float) -> None:
@@ -187,7 +199,7 @@ def main() -> None:
         progress = max(step / args.steps, (time.monotonic() - start) / args.seconds)
         scale = learning_rate_share(progress, args.decay) * min(1.0, (step + 1) / 200)
         shares = plain_share if progress < 1 - args.decay else decay_share
-        counts = {name: max(1, round(shares[name] * args.rows)) for name in ("prose", "chat")}
+        counts = {name: round(shares[name] * args.rows) for name in ("prose", "chat", "short") if round(shares.get(name, 0) * args.rows)}
         counts["novels"] = args.rows - sum(counts.values())  # the same number of rows in every step: one compiled shape
         rows = torch.cat([streams[name].draw(count) for name, count in counts.items()])
         rows = rows[torch.randperm(len(rows), device=rows.device)]
@@ -207,9 +219,8 @@ def main() -> None:
             evaluate(step, loss)
     evaluate(step, float(part_loss.detach()))
 
-    from safetensors.torch import save_file
-
-    save_file(hugging_face_names(model), args.out / "model.safetensors", metadata={"format": "pt"})
+    state = {name: weight.to(torch.bfloat16).contiguous().cpu() for name, weight in hugging_face_names(model).items()}
+    save_file(state, args.out / "model.safetensors", metadata={"format": "pt"})
     (args.out / "curve.json").write_text(json.dumps({"arguments": {k: str(v) for k, v in vars(args).items()}, "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "tokens_per_epoch": sizes, "curve": curve}, indent=1))
 

@@ -32,8 +32,9 @@ from halfbyte.evaluate.loss import Loss, measure_loss
 from halfbyte.generate.engine import Marks, Sampling, generate_batch, generate_stream
 from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter, without_adapter
 from halfbyte.model.base import Base, find_base
-from halfbyte.model.load import DTYPES, choose_quant, load_base, load_tokenizer, set_cpu_repacking
+from halfbyte.model.load import choose_quant, load_base, load_tokenizer, set_cpu_repacking
 from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
+from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
 from halfbyte.recipe.schema import FP4, NF4, NoQuant, Recipe, TextData

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from halfbyte.data.batches import Batch
-from halfbyte.train.step import compute_in, summed_loss
+from halfbyte.model.precision import compute_in
+from halfbyte.train.step import summed_loss
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 
-from halfbyte.train.step import compute_in
+from halfbyte.model.precision import compute_in
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from halfbyte.errors import MachineError, ModelError
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
 HUB_PATIENCE_SECONDS = 4
+# What the classes of language models are called; transformers would also load an encoder (BERT), which looks ahead.
+WRITING_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,14 @@ def _from_folder(name: str, folder: Path) -> Base:
 
 def _from_hub(name: str, repository: str, revision: str | None) -> Base:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError,
+    )  # fmt: skip
 
-    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise ModelError(f"base: {name} is neither a folder nor a hub name: {error}", hint="a hub name is owner/name or owner/name@revision") from error
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     if not isinstance(cached, str):
         if offline:
@@ -74,6 +82,10 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Base:
         raise ModelError(f"base: {repository} has no revision {revision}", hint="give a branch, tag or commit of it") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"base: there is no {repository} on the hub, or it is private", hint="check the name; for a private one set HF_TOKEN") from error
+    except LocalEntryNotFoundError as error:
+        raise MachineError(f"base: {name} is not on this machine, and the hub cannot be reached", hint="is there a network? give a folder, or base=embedded") from error
+    except EntryNotFoundError as error:
+        raise ModelError(f"base: {repository} has no config.json, so it is no model that transformers loads", hint="is it a data set, an adapter or a GGUF file?") from error
     except HfHubHTTPError as error:
         raise MachineError(f"base: the hub answers {error.response.status_code} for {repository}", hint="try again later; what was loaded is kept") from error
     config = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -88,17 +100,31 @@ def _check_hub_answers(name: str) -> None:
     parts = urlsplit(constants.ENDPOINT)
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return  # the proxy answers, not the hub
-    try:
-        socket.create_connection((parts.hostname, parts.port or 443), timeout=HUB_PATIENCE_SECONDS).close()
-    except OSError as error:
+    outcome: list[str] = []
+
+    def knock() -> None:
+        try:
+            socket.create_connection((parts.hostname, parts.port or 443), timeout=HUB_PATIENCE_SECONDS).close()
+            outcome.append("")
+        except OSError as error:
+            outcome.append(str(error))
+
+    # In a thread, because looking up the name knows no time limit, and each address of the hub has one of its own.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(HUB_PATIENCE_SECONDS)
+    failure = outcome[0] if outcome else f"no answer within {HUB_PATIENCE_SECONDS} s"
+    if failure:
         raise MachineError(
-            f"base: {name} is not on this machine, and the hub ({parts.hostname}) does not answer: {error}",
+            f"base: {name} is not on this machine, and the hub ({parts.hostname}) does not answer: {failure}",
             hint="is there a network? give a folder, or base=embedded, which needs none",
-        ) from error
+        )
 
 
 def _check(name: str, config: dict[str, Any]) -> None:
     """Refuses by name what this path cannot train."""
+    if not isinstance(config, dict):
+        raise ModelError(f"base: config.json of {name} holds no settings", hint="download the model again")
     method = str((config.get("quantization_config") or {}).get("quant_method", "")).lower()
     if method and method != "bitsandbytes":
         raise ModelError(
@@ -107,5 +133,8 @@ def _check(name: str, config: dict[str, Any]) -> None:
         )
     if config.get("is_encoder_decoder"):
         raise ModelError(f"base: {name} is an encoder-decoder ({config.get('model_type')})", hint="give a decoder-only model (Llama, Mistral, Qwen, Falcon, ...)")
+    architectures = config.get("architectures") or []
+    if architectures and not any(architecture.endswith(WRITING_ENDINGS) for architecture in architectures):
+        raise ModelError(f"base: {name} is a {architectures[0]}, which does not write text from left to right", hint="give a language model, one that ends in ForCausalLM")
     if "auto_map" in config and not config.get("model_type"):
         raise ModelError(f"base: {name} needs its own code to load, which is not run here", hint="give a model that transformers knows")

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,12 +17,12 @@ from torch import nn
 from halfbyte.errors import MachineError, ModelError
 from halfbyte.model.base import Base
 from halfbyte.model.machine import check_bitsandbytes
+from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import FP4, NF4, NoQuant
 
 # A load that quantises less of the decoder's projections than this was not what was asked for.
 SMALLEST_4BIT_SHARE = 0.99
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def load_tokenizer(base: Base):  # noqa: ANN201 - the class depends on the base
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"base: {base.name} has no tokenizer that can be loaded: {_first_line(error)}", hint="give a folder that has one") from error
     rows = base.config.get("vocab_size") or (base.config.get("text_config") or {}).get("vocab_size")
@@ -62,7 +63,9 @@ def choose_quant(quant: NF4 | FP4 | NoQuant, base: Base) -> Decision:
 
 
 def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: torch.device) -> Loaded:
-    """Loads and freezes the base. Raises ModelError when it does not load, or not in 4 bits as asked."""
+    """Loads and freezes the base. Raises ModelError when it does not load whole, or not in 4 bits as asked."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     dtype = DTYPES[precision]
@@ -76,13 +79,17 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
         )
     try:
         with falcon_linears_are_linears(), quiet_loading():
-            model = AutoModelForCausalLM.from_pretrained(
-                base.place, revision=base.revision or "main", dtype=dtype, device_map={"": device}, use_safetensors=True, **options
-            )
+            model, found = AutoModelForCausalLM.from_pretrained(
+                base.place, revision=base.revision or "main", dtype=dtype, device_map={"": device}, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, ignore_mismatched_sizes=True, **options,
+            )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MachineError(f"base: {base.name} does not fit into the memory of {device}", hint="use quant.kind=nf4 or a smaller base") from error
-    except (OSError, ValueError) as error:
+    except SafetensorError as error:
+        raise ModelError(f"base: the weights of {base.name} are damaged: {_first_line(error)}", hint="download the model again") from error
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"base: {base.name} cannot be loaded: {_first_line(error)}", hint="is it a decoder-only model with safetensors weights?") from error
+    _check_whole(base.name, model, found)
     model.requires_grad_(False)
     model.config.use_cache = False
     if four_bit:
@@ -94,8 +101,7 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
             hint="this architecture keeps weights where bitsandbytes does not look (mixture of experts?): use quant.kind=none or another base",
         )
     set_cpu_repacking(model, on=False)
-    weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Loaded(model, share, weight_bytes, _count_parameters(model))
+    return Loaded(model, share, sum(map(_bytes_of, model.parameters())), _count_parameters(model))
 
 
 @contextmanager
@@ -177,6 +183,20 @@ def set_cpu_repacking(model: nn.Module, on: bool) -> int:
     return used
 
 
+def _check_whole(name: str, model: nn.Module, found: dict[str, Any]) -> None:
+    """transformers draws at random what a file lacks, and bitsandbytes takes a matrix of any shape: both go on without an error."""
+    odd = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
+    for path, module in model.named_modules():
+        state = getattr(module.weight, "quant_state", None) if isinstance(module, nn.Linear) else None
+        if state is not None and tuple(state.shape) != (module.out_features, module.in_features):
+            odd.append(f"{path}.weight")
+    if odd:
+        raise ModelError(
+            f"base: {len(odd)} weights of {name} are missing or not of the shape that its config says; the first is {odd[0]}",
+            hint="download the model again; is it a language model with its head?",
+        )
+
+
 def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """A base that was saved in 4 bits brings its own compute type; the plan's is used."""
     from bitsandbytes.nn import Linear4bit
@@ -185,6 +205,13 @@ def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, Linear4bit):
             module.compute_dtype = dtype
             module.compute_type_is_set = True
+
+
+def _bytes_of(parameter: nn.Parameter) -> int:
+    """What it takes in memory; with a 4-bit weight go the scales of its blocks."""
+    state = parameter.quant_state if type(parameter).__name__ == "Params4bit" else None
+    scales = [state.absmax, state.state2.absmax] if state is not None and state.nested else [state.absmax] if state is not None else []
+    return sum(tensor.numel() * tensor.element_size() for tensor in (parameter, *scales))
 
 
 def _count_parameters(model: nn.Module) -> int:

@@ -44,4 +44,6 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "(must be given)"
+    if isinstance(field.default, str) and not field.default.isprintable():
+        return repr(field.default)
     return "not given" if field.default is None else str(field.default)

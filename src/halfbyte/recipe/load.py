@@ -7,7 +7,7 @@ returned as a note, so that it can be printed.
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -63,6 +63,8 @@ VALUES = {
     "adapter.target_modules": {"all": "all-linear", "all_linear": "all-linear"},
     "train.precision": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"},
 }  # fmt: skip
+# LlamaFactory writes these lists as one text with commas.
+LISTS = ("adapter.target_modules", "adapter.modules_to_save")
 # Spellings that belong to a section here: TRL's names written inside it.
 SECTIONS = ("data", "quant", "adapter", "train", "evaluate")
 
@@ -87,6 +89,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: byte {error.start} is not UTF-8", hint="save the recipe as UTF-8") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
     loaded = parse_recipe(text, str(path), overrides or [], default_name=path.stem)
     if not Path(loaded.recipe.data.path).expanduser().exists():
         raise RecipeError(
@@ -97,23 +101,26 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
 
 
 def parse_recipe(text: str, file: str, overrides: list[str], default_name: str = "run") -> Loaded:
-    """Checks recipe text; `file` is only for messages."""
-    asked, lines, problems = _read_yaml(text, file)
+    """Checks recipe text; `file` is only for messages. An override wins over the file, in whatever spelling either is."""
+    asked, places, problems = _read_yaml(text, file)
+    values, notes = _translate(asked, places, problems)
+    given: dict[str, Any] = {}
     for word in overrides:
         key, found, value = word.partition("=")
-        if not found:
+        if found:
+            _put(given, key.strip(), _value(value), problems)
+        else:
             problems.append(f"{word}: not an override; write section.key=value")
-            continue
-        _put(asked, key.strip(), _value(value), problems)
-    values, notes = _translate(asked, problems)
+    words, more = _translate(given, {}, problems)
+    _overlay(values, words, places)
     values.setdefault("name", _folder_name(default_name))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(item, lines, file) for item in error.errors()]
+        problems += _explain(error, places)
     if problems:
         raise RecipeError("\n".join(problems), hint=EXPLAIN)
-    return Loaded(recipe, notes, text if not overrides else _as_asked(text, overrides))
+    return Loaded(recipe, notes + more, text if not overrides else _as_asked(text, overrides))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -122,11 +129,12 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _as_asked(text: str, overrides: list[str]) -> str:
-    return text.rstrip("\n") + "\n\n# given on the command line:\n" + "".join(f"# {word}\n" for word in overrides)
+    words = "".join("# " + word.replace("\n", "\n# ") + "\n" for word in overrides)
+    return text.rstrip("\n") + "\n\n# given on the command line:\n" + words
 
 
-def _read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], list[str]]:
-    """Values, the line of every dotted key, and problems such as keys written twice."""
+def _read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Values, the place (`file:line: `) of every dotted key, and problems such as keys written twice."""
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise RecipeError(f"{file}: YAML aliases (*name) are not used in recipes", hint="write the value out")
@@ -154,14 +162,19 @@ def _read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[str, int], li
                 walk(value, dotted + ".")
 
     walk(node, "")
-    return values, lines, problems
+    return values, {dotted: f"{file}:{line}: " for dotted, line in lines.items()}, problems
 
 
 def _value(text: str) -> Any:
+    """The value of an override: a number, a switch, nothing, or a [list], as YAML reads it. Any other word is text as it stands,
+    a colon or a # in it too; quotes keep a text that looks like a number."""
     try:
-        return yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
+    if isinstance(value, str) and text.lstrip().startswith(("'", '"')):
+        return value
+    return value if text.strip() and isinstance(value, (bool, int, float, list, type(None))) else text
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any, problems: list[str]) -> None:
@@ -176,15 +189,26 @@ def _put(values: dict[str, Any], dotted: str, value: Any, problems: list[str]) -
     values[last] = value
 
 
-def _translate(asked: dict[str, Any], problems: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Moves the field's other spellings to ours; says so."""
+def _overlay(values: dict[str, Any], words: dict[str, Any], places: dict[str, str], above: str = "") -> None:
+    """Puts the words of the command line over the values of the file, whose lines no longer say where they stand."""
+    for key, value in words.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _overlay(values[key], value, places, f"{above}{key}.")
+        else:
+            values[key] = value
+            places[f"{above}{key}"] = ""
+
+
+def _translate(asked: dict[str, Any], places: dict[str, str], problems: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Moves the field's other spellings to ours; says so. Two spellings of one key must agree."""
     values: dict[str, Any] = {}
     notes: list[str] = []
-    moved: dict[str, str] = {}
+    spelled_before: dict[str, str] = {}
     flat = [(key, value) for key, value in asked.items() if not (key in SECTIONS and isinstance(value, dict))]
     for section in SECTIONS:
         inner = asked.get(section)
         if isinstance(inner, dict):
+            values[section] = {}
             known = {target.split(".")[1] for target in TRANSLATIONS.values() if target.startswith(section + ".")}
             for key, value in inner.items():
                 target = TRANSLATIONS.get(str(key), "")
@@ -192,33 +216,42 @@ def _translate(asked: dict[str, Any], problems: list[str]) -> tuple[dict[str, An
                 if foreign:
                     flat.append((f"{section}.{key}", value))
                 else:
-                    values.setdefault(section, {})[key] = _known_value(f"{section}.{key}", value, notes)
-    for spelled, value in flat:
+                    values[section][key] = _known_value(f"{section}.{key}", value, notes)
+
+    def move(spelled: str, target: str, value: Any, loosely: bool = False) -> None:
+        value = _known_value(target, value, notes)
+        if not _has(values, target):
+            spelled_before[target] = spelled
+            places[target] = places.get(spelled, "")
+            _put(values, target, value, problems)
+        elif not (loosely or _get(values, target) == value):
+            other = spelled_before.get(target)
+            both = f"{spelled} and {other} both mean {target}" if other else f"{spelled} means {target}, which is given too"
+            problems.append(f"{places.get(spelled, '')}{both}; keep one")
+
+    # Switches come last: load_in_4bit and qlora mean 4 bits of whatever kind is named beside them.
+    for spelled, value in sorted(flat, key=lambda item: item[0] == "adapter" or str(item[0]).rsplit(".", 1)[-1] in SWITCHES):
         key = str(spelled).rsplit(".", 1)[-1]
         if spelled == "adapter" and value in ("lora", "qlora"):
-            target, value = "adapter.kind", "lora"
-            notes.append(f"adapter: {asked['adapter']} is read as adapter.kind=lora" + (", quant.kind=nf4" if asked["adapter"] == "qlora" else ""))
-            if asked["adapter"] == "qlora":
-                values.setdefault("quant", {}).setdefault("kind", "nf4")
-        elif key in SWITCHES and isinstance(value, bool):
+            notes.append(f"adapter: {value} is read as adapter.kind=lora" + (", quant.kind=nf4" if value == "qlora" else ""))
+            move(spelled, "adapter.kind", "lora")
+            if value == "qlora":
+                move(spelled, "quant.kind", "nf4", loosely=_get(values, "quant.kind") == "fp4")
+        elif key in SWITCHES:
             target, on, off = SWITCHES[key]
-            value = on if value else off
-            notes.append(f"{spelled} is read as {target}={value}" if value is not None else f"{spelled}=false changes nothing here")
-            if value is None:
-                continue
+            meant = {True: on, False: off}.get(value) if isinstance(value, bool) else None
+            if not isinstance(value, bool) and value != "auto":
+                problems.append(f"{places.get(spelled, '')}{spelled}: input should be true or false, got {value!r}")
+            elif meant is None:
+                notes.append(f"{spelled}={str(value).lower()} changes nothing here")
+            else:
+                notes.append(f"{spelled} is read as {target}={meant}")
+                move(spelled, target, meant, loosely=key == "load_in_4bit" and (_get(values, target), meant) == ("fp4", "nf4"))
         elif key in TRANSLATIONS and TRANSLATIONS[key] != spelled:
-            target = TRANSLATIONS[key]
-            notes.append(f"{spelled} is read as {target}")
+            notes.append(f"{spelled} is read as {TRANSLATIONS[key]}")
+            move(spelled, TRANSLATIONS[key], value)
         else:
             values[spelled] = value
-            continue
-        if target in moved:
-            problems.append(f"{spelled} and {moved[target]} both mean {target}; keep one")
-        elif _has(values, target) and target not in ("quant.kind",):
-            problems.append(f"{spelled} means {target}, which is given too; keep one")
-        else:
-            moved[target] = str(spelled)
-            _put(values, target, _known_value(target, value, notes), problems)
     return values, notes
 
 
@@ -226,6 +259,8 @@ def _known_value(target: str, value: Any, notes: list[str]) -> Any:
     if isinstance(value, str) and value in VALUES.get(target, {}):
         notes.append(f"{target}={value} is read as {VALUES[target][value]}")
         return VALUES[target][value]
+    if target in LISTS and isinstance(value, str) and value != "all-linear":
+        return [name.strip() for name in value.split(",")]
     return value
 
 
@@ -235,49 +270,68 @@ def _has(values: dict[str, Any], dotted: str) -> bool:
     return section in values if not key else isinstance(inner, dict) and key in inner
 
 
+def _get(values: dict[str, Any], dotted: str) -> Any:
+    section, _, key = dotted.partition(".")
+    return (values[section][key] if key else values[section]) if _has(values, dotted) else None
+
+
 def _folder_name(name: str) -> str:
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name.lower()).strip("._-")
     return kept[:64] or "run"
 
 
-def _explain(item: Any, lines: dict[str, int], file: str) -> str:
-    """One line of a pydantic error: where, what, the mend."""
-    path = [str(part) for part in item["loc"]]
-    section: type[BaseModel] | None = Recipe
-    named: list[str] = []
-    for part in path:
-        if part in ("auto", "text", "prompt_response", "nf4", "fp4", "none") and named and named[-1] in ("data", "quant"):
-            continue  # the tag of a kind, which is no key of the recipe
-        named.append(part)
-    dotted = ".".join(named)
-    where = f"{file}:{lines[dotted]}: " if dotted in lines else ""
+def _explain(error: ValidationError, places: dict[str, str]) -> list[str]:
+    """One line for each key that pydantic refused: where, what, the mend."""
+    said: dict[str, list[str]] = {}
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        kinds = _kinds(path[0]) if path else {}
+        section = next(iter(kinds.values()), None)
+        if len(path) > 1 and len(kinds) > 1 and path[1] in kinds:
+            section = kinds[path.pop(1)]  # the tag of a kind is no key of the recipe
+        # Behind section.key come places in a list, which say something, and names of alternatives, which do not.
+        dotted = ".".join(path[:2] + [part for part in path[2:] if part.isdigit()])
+        said.setdefault(dotted, []).append(_say(item, path, section if len(path) > 1 else Recipe))
+    return [_place(dotted, places) + (f"{dotted}: " if dotted else "") + " or ".join(dict.fromkeys(lines)) for dotted, lines in said.items()]
+
+
+def _say(item: Any, path: list[str], section: type[BaseModel] | None) -> str:
     if item["type"] == "extra_forbidden":
-        section = _section_of(path)
-        names = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(named[-1], names, n=1, cutoff=0.6)
-        mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
-        return f"{where}{dotted}: no such key; {mend}"
+        return f"no such key; {_meant(path, list(section.model_fields) if section else [])}"
     if item["type"] == "missing":
-        return f"{where}{dotted}: is missing"
+        return "is missing"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = item.get("input")
-    shown = f", got {given!r}" if isinstance(given, (str, int, float)) and not isinstance(given, bool) and "got" not in message else ""
-    return f"{where}{dotted}: {message}{shown}" if dotted else f"{where}{message}"
+    shown = str(given).lower() if isinstance(given, bool) else repr(given)
+    return message + (f", got {shown}" if isinstance(given, (str, int, float)) and "got" not in message else "")
 
 
-def _section_of(path: list[str]) -> type[BaseModel] | None:
-    """The model class whose key was refused; path is pydantic's, tags of kinds included."""
-    current: Any = Recipe
-    for index, part in enumerate(path[:-1]):
-        field = current.model_fields.get(part)
-        if field is None:
-            continue
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        classes = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        tag = path[index + 1] if index + 1 < len(path) else ""
-        tagged = [c for c in classes if tag in getattr(c.model_fields.get("kind", None) and c.model_fields["kind"].annotation, "__args__", ())]
-        if not classes:
-            return None
-        current = (tagged or classes)[0]
-    return current
+def _meant(path: list[str], names: list[str]) -> str:
+    """What a key that does not exist may have meant: one of its section, of another kind of its section, or of elsewhere."""
+    key = path[-1]
+    kinds = [kind for kind, section in _kinds(path[0]).items() if key in section.model_fields] if len(path) > 1 else []
+    if kinds:
+        return f"it belongs to {path[0]}.kind={' or '.join(kinds)}"
+    if near := difflib.get_close_matches(key, names, n=1, cutoff=0.6):
+        return f"did you mean {near[0]!r}?"
+    elsewhere = {name: f"{top}.{name}" for top in SECTIONS for section in _kinds(top).values() for name in section.model_fields if name != "kind"}
+    if near := difflib.get_close_matches(key, list(elsewhere | TRANSLATIONS), n=1, cutoff=0.8):
+        return f"did you mean {(TRANSLATIONS | elsewhere)[near[0]]!r}?"
+    return f"there are: {', '.join(names)}"
+
+
+def _kinds(top: str) -> dict[str, type[BaseModel]]:
+    """The classes that a section may be, by their kind; a section of one class has it under its own name."""
+    if top not in SECTIONS:
+        return {}
+    annotation = Recipe.model_fields[top].annotation
+    classes = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return {get_args(c.model_fields["kind"].annotation)[0]: c for c in classes} if len(classes) > 1 else {top: classes[0]}
+
+
+def _place(dotted: str, places: dict[str, str]) -> str:
+    """Where a key stands, or else the section that it should stand in."""
+    while dotted and dotted not in places:
+        dotted = dotted.rpartition(".")[0]
+    return places.get(dotted, "")

@@ -50,12 +50,14 @@ class Plan:
 
 def choose_precision(asked: str, machine: Machine) -> Decision:
     """bfloat16 needs compute capability 8.0; before it float16 with loss scaling. On CPU float32 is as fast here and exact."""
+    chip = f"{machine.name} (capability {machine.capability[0]}.{machine.capability[1]})" if machine.capability else machine.name
     if asked != "auto":
         extra = " with loss scaling" if asked == "float16" and machine.device == "cuda" else ""
+        if asked == "bfloat16" and machine.capability and machine.capability < (8, 0):
+            extra = f"; {chip} only imitates it: float16 is faster there"
         return Decision("precision", asked, f"the recipe asks for it{extra}")
     if machine.capability is None:
         return Decision("precision", "float32", "no GPU found")
-    chip = f"{machine.name} (capability {machine.capability[0]}.{machine.capability[1]})"
     if machine.capability >= (8, 0):
         return Decision("precision", "bfloat16", f"{chip} computes in bfloat16")
     return Decision("precision", "float16", f"{chip} has no bfloat16: float16 with loss scaling, adapters in float32")
@@ -86,8 +88,13 @@ def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:
     shape = f"{train_rows} rows, {train.batch_size} x {train.gradient_accumulation_steps} a step, {per_epoch} steps an epoch"
     if train.max_steps is not None:
         return Decision("steps", str(train.max_steps), f"max_steps of the recipe ({shape})"), train.max_steps, per_epoch
-    total = max(1, math.ceil(per_epoch * train.num_epochs))
+    total = max(1, _up(per_epoch * train.num_epochs))
     return Decision("steps", str(total), f"{train.num_epochs:g} epochs ({shape})"), total, per_epoch
+
+
+def _up(steps: float) -> int:
+    """Rounded up, but not for an error in the last digits: 10 * 1.1 is 11.000000000000002 and means 11."""
+    return math.ceil(round(steps, 6))
 
 
 def make_plan(train: Train, machine: Machine, train_rows: int, has_validation: bool, decisions: list[Decision], notes: list[str]) -> Plan:
@@ -97,7 +104,7 @@ def make_plan(train: Train, machine: Machine, train_rows: int, has_validation: b
     checkpointing = choose_checkpointing(train.gradient_checkpointing, machine)
     steps, total, per_epoch = choose_steps(train, train_rows)
     asked_warmup = train.warmup_steps
-    warmup = int(asked_warmup) if asked_warmup >= 1 else math.ceil(asked_warmup * total)
+    warmup = int(asked_warmup) if asked_warmup >= 1 else _up(asked_warmup * total)
     every = train.eval_steps or max(1, math.ceil(total / 10))
     if warmup > total:
         notes = [*notes, f"warm-up of {warmup} steps is longer than the run of {total}: the full learning rate is never reached"]

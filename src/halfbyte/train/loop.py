@@ -14,8 +14,8 @@ from halfbyte.data.batches import epoch_steps
 from halfbyte.data.tokens import Tokens
 from halfbyte.errors import Interrupted
 from halfbyte.model.adapter import adapter_state, set_adapter_state
-from halfbyte.model.load import DTYPES
 from halfbyte.model.machine import peak_bytes
+from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Plan
 from halfbyte.recipe.schema import Train
 from halfbyte.train.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint

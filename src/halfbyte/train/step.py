@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.errors import TrainingError
+from halfbyte.model.precision import compute_in
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,6 @@ class StepResult:
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """logits (B, T, V), labels (B, T) -> sum over labelled tokens of -log p(label | what stands before it), ()."""
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")
-
-
-def compute_in(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Adapters are float32; inside, their products are computed in the base's 16-bit type. In float32 it does nothing."""
-    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else torch.bfloat16, enabled=dtype != torch.float32)
 
 
 def train_step(

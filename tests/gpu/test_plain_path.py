@@ -1,0 +1,98 @@
+"""The plain path on the chip: precision kinds, paged optimizers, resume, reload. Skips, and says so, without a GPU."""
+
+import json
+
+import pytest
+import torch
+from toys import make_base
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A function: changes -> a checked recipe over a toy base and 60 short rows."""
+    from halfbyte.recipe.load import parse_recipe
+
+    file = tmp_path / "rows.csv"
+    rows = [f"what is number {i},it is the {i}th lamp of the old road" for i in range(60)]
+    file.write_text("prompt,response\n" + "\n".join(rows) + "\n")
+    base = make_base(tmp_path / "base", hidden_size=128, intermediate_size=256)
+
+    def make(*changes: str):
+        text = f"base: {base}\ndata:\n  path: {file}\ntrain:\n  max_steps: 12\n  eval_steps: 4\n  learning_rate: 1e-3\n"
+        return parse_recipe(text, "gpu.yaml", list(changes), default_name="gpu")
+
+    return make
+
+
+def events(run, kind):
+    return [event for event in map(json.loads, run.events.read_text().splitlines()) if event["event"] == kind]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+def test_every_precision_trains_with_float32_adapters(recipe, tmp_path, precision):
+    from safetensors.torch import load_file
+
+    from halfbyte import api
+
+    run = api.train(recipe(f"train.precision={precision}"), tmp_path / "runs")
+    losses = [event["loss"] for event in events(run, "step")]
+    assert losses[-1] < losses[0]
+    assert {tensor.dtype for tensor in load_file(run.adapter / "adapter_model.safetensors").values()} == {torch.float32}
+    base, tuned = (event["perplexity"] for event in events(run, "perplexity"))
+    assert tuned < base
+
+
+def test_float16_overflow_skips_the_step_and_says_so(recipe, tmp_path, monkeypatch):
+    """The first scale of 2**16 is made absurd, so that gradients overflow and the scale has to fall."""
+    from halfbyte import api
+    from halfbyte.train import loop
+
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(loop.torch.amp, "GradScaler", lambda device, enabled: scaler(device, enabled=enabled, init_scale=2.0**40))
+    run = api.train(recipe("train.precision=float16"), tmp_path / "runs")
+    skipped = events(run, "skipped")
+    assert skipped
+    assert "overflowed" in skipped[0]["reason"]
+
+
+@pytest.mark.parametrize("optimizer", ["paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit", "adamw_torch"])
+def test_resume_goes_on_where_it_stopped(recipe, tmp_path, optimizer):
+    """Interrupted after step 5 and resumed: the losses of an uninterrupted run. Not to the bit: GPU sums are not ordered."""
+    from halfbyte import api
+    from halfbyte.errors import Interrupted
+    from halfbyte.train import loop
+
+    whole = api.train(recipe(f"train.optimizer={optimizer}"), tmp_path / "whole")
+    seen = []
+    original = loop.Hooks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "Hooks", lambda validate, log, stop: original(validate, log, lambda: len(seen) >= 5))
+        with pytest.raises(Interrupted):
+            api.train(recipe(f"train.optimizer={optimizer}"), tmp_path / "cut", listener=lambda e: seen.append(e) if e["event"] == "step" else None)
+    cut = api.resume(tmp_path / "cut" / "gpu")
+    expected = {event["step"]: event["loss"] for event in events(whole, "step")}
+    got = {event["step"]: event["loss"] for event in events(cut, "step")}
+    assert got.keys() == expected.keys()
+    assert all(abs(got[step] - expected[step]) < 2e-2 for step in expected), (got, expected)
+
+
+def test_reloaded_adapter_gives_the_same_perplexity(recipe, tmp_path):
+    from halfbyte import api
+
+    run = api.train(recipe(), tmp_path / "runs")
+    before = events(run, "perplexity")
+    api.evaluate(run.path)
+    again = events(run, "perplexity")[2:]
+    for first, second in zip(before, again, strict=True):
+        assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-4)
+
+
+def test_falcon_is_quantised_on_the_chip_too(tmp_path):
+    from halfbyte.model.base import find_base
+    from halfbyte.model.load import load_base
+    from halfbyte.recipe.schema import NF4
+
+    loaded = load_base(find_base(str(make_base(tmp_path, "falcon"))), NF4(), "bfloat16", torch.device("cuda", 0))
+    assert loaded.share_4bit == 1.0
