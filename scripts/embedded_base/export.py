@@ -1,10 +1,11 @@
 """Puts the trained weights, the tokenizer and their configuration into the package, and checks them against the trainer's decoder.
 
-    python scripts/embedded_base/export.py PREPARED_FOLDER TRAINED_FOLDER src/halfbyte/base
+    python scripts/embedded_base/export.py PREPARED_FOLDER PRETRAINED_FOLDER ANNEALED_FOLDER src/halfbyte/base
+
+Without a second phase, give the first folder twice.
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from prepare import CHAT_TEMPLATE, CONTEXT_TOKENS, SPECIAL, VOCABULARY
 BOS, EOS, PAD = (SPECIAL.index(name) for name in ("<s>", "</s>", "<pad>"))
 
 
-def main(prepared: Path, trained: Path, target: Path) -> None:
+def main(prepared: Path, pretrained: Path, trained: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     state = load_file(trained / "model.safetensors")
     config = MistralConfig(
@@ -46,7 +47,9 @@ def main(prepared: Path, trained: Path, target: Path) -> None:
     )  # fmt: skip
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(target)
-    shutil.copy(trained / "curve.json", target / "training_curve.json")
+
+    curves = {"pretraining": json.loads((pretrained / "curve.json").read_text()), "annealing": json.loads((trained / "curve.json").read_text())}
+    (target / "training_curve.json").write_text(json.dumps(curves, indent=1) + "\n")
     sizes = {file.name: file.stat().st_size for file in sorted(target.iterdir())}
     print(json.dumps(sizes, indent=1))
 
@@ -59,9 +62,10 @@ def check_against_trainer(model: MistralForCausalLM, state: dict[str, torch.Tens
         tensor.copy_(state[name].float())
     ids = torch.randint(0, VOCABULARY, (2, 65), generator=torch.Generator().manual_seed(0))
     mine = float(ours.eval()(ids[:, :-1], ids[:, 1:]))
-    theirs = float(MistralForCausalLM.from_pretrained(None, config=model.config, state_dict=model.state_dict(), dtype=torch.float32)(input_ids=ids, labels=ids).loss)
+    exported = MistralForCausalLM.from_pretrained(None, config=model.config, state_dict=model.state_dict(), dtype=torch.float32)
+    theirs = float(exported(input_ids=ids, labels=ids).loss)
     assert abs(mine - theirs) < 1e-4 * mine, f"the exported model is another one: loss {theirs}, trained {mine}"
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:5]))

@@ -1,7 +1,7 @@
 """Pre-trains the embedded base (Mistral architecture, 11 M parameters) on one GPU, in about nine minutes.
 
     python scripts/embedded_base/train.py PREPARED_FOLDER OUT_FOLDER --steps 3900
-    python scripts/embedded_base/train.py PREPARED_FOLDER OUT_FOLDER_2 --init OUT_FOLDER --steps 300 --learning-rate 4e-4 --decay 0.9 --short-share 0.3
+    python scripts/embedded_base/train.py PREPARED_FOLDER OUT_FOLDER_2 --init OUT_FOLDER --steps 250 --learning-rate 6e-4 --decay 1 --short-share 0.15
 
 The decoder is written out here, so that what is trained stands on one screen; export.py checks that
 transformers' MistralForCausalLM gives the same logits from the saved weights. Hidden matrices are
@@ -148,13 +148,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("prepared", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=7000)
-    parser.add_argument("--seconds", type=float, default=540, help="stop here even if steps are left; the decay follows whichever is nearer")
+    parser.add_argument("--steps", type=int, default=3900)
+    parser.add_argument("--seconds", type=float, default=3600, help="stop here even if steps are left; the decay follows whichever is nearer")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--decay", type=float, default=0.35)
+    parser.add_argument("--weight-decay", type=float, default=0.6)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--decay", type=float, default=0.85)
     parser.add_argument("--chat-share", type=float, default=0.22, help="share of chat rows while the rate decays")
     parser.add_argument("--short-share", type=float, default=0.0, help="share of brief exchanges while the rate decays")
     parser.add_argument("--init", type=Path, help="folder with the weights to go on from")
@@ -194,10 +194,10 @@ def main() -> None:
         curve.append(row)
         print(json.dumps(row), flush=True)
 
-    step, loss = 0, float("nan")
+    step, loss, warm_up = 0, float("nan"), max(1, min(200, args.steps // 10))
     while step < args.steps and time.monotonic() - start < args.seconds:
         progress = max(step / args.steps, (time.monotonic() - start) / args.seconds)
-        scale = learning_rate_share(progress, args.decay) * min(1.0, (step + 1) / 200)
+        scale = learning_rate_share(progress, args.decay) * min(1.0, (step + 1) / warm_up)
         shares = plain_share if progress < 1 - args.decay else decay_share
         counts = {name: round(shares[name] * args.rows) for name in ("prose", "chat", "short") if round(shares.get(name, 0) * args.rows)}
         counts["novels"] = args.rows - sum(counts.values())  # the same number of rows in every step: one compiled shape
