@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import torch
-from claims import RESULTS, record, save_raw
 
+from claims import RESULTS, record, save_raw
 from halfbyte.data.batches import Batch
 from halfbyte.model.adapter import add_adapter
 from halfbyte.model.base import find_base
@@ -31,7 +31,7 @@ WARM_UP = 5
 CLAIMS = {"mistral": "plain-7b-ms", "falcon": "plain-falcon-7b-ms"}
 
 
-def shape(name: str):  # noqa: ANN201
+def shape(name: str):
     from transformers import FalconConfig, MistralConfig
 
     if name == "mistral":

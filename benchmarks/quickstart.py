@@ -1,6 +1,6 @@
 """Time and memory of `halfbyte quickstart` on this machine, and whether a second run repeats it digit for digit.
 
-    python benchmarks/quickstart.py     writes results/quickstart.json, claims quickstart-s and quickstart-peak-gb
+python benchmarks/quickstart.py     writes results/quickstart.json, claims quickstart-s and quickstart-peak-gb
 """
 
 import json

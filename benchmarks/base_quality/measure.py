@@ -24,8 +24,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import torch.nn.functional as F
-from claims import record, save_raw
 
+from claims import record, save_raw
 from halfbyte.generate.engine import Marks, Sampling, generate_batch
 from halfbyte.model.base import find_base
 from halfbyte.model.load import decoder_layers, load_base, load_tokenizer
@@ -76,7 +76,8 @@ def sentence_nats(model, tokenizer, sentence: str) -> float:
 
 def minimal_pairs(model, tokenizer) -> dict:
     """A pair counts when the grammatical sentence has the higher summed log-probability (as BLiMP scores, arXiv 1912.00582)."""
-    rows = list(csv.DictReader(open(HERE / "minimal_pairs.csv", encoding="utf-8")))
+    with open(HERE / "minimal_pairs.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
     right: dict[str, list[bool]] = {}
     for row in rows:
         right.setdefault(row["phenomenon"], []).append(sentence_nats(model, tokenizer, row["good"]) < sentence_nats(model, tokenizer, row["bad"]))
@@ -87,8 +88,12 @@ def minimal_pairs(model, tokenizer) -> dict:
 def endings(model, tokenizer) -> dict:
     """Share of simple chat turns that the base answers, greedily, with an end of its own within ANSWER_LIMIT tokens."""
     turns = (HERE / "chat_turns.txt").read_text(encoding="utf-8").splitlines()
-    prompts = [tokenizer(tokenizer.apply_chat_template([{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True),
-                         add_special_tokens=False)["input_ids"] for turn in turns]
+    prompts = [
+        tokenizer(tokenizer.apply_chat_template([{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True), add_special_tokens=False)[
+            "input_ids"
+        ]
+        for turn in turns
+    ]
     marks = Marks([tokenizer.eos_token_id], tokenizer.pad_token_id)
     answers = generate_batch(model, prompts, marks, Sampling(ANSWER_LIMIT), torch.float32, batch_size=50)
     ended = sum(len(answer) < ANSWER_LIMIT for answer in answers)
@@ -131,8 +136,19 @@ def main() -> None:
     cost = perplexity["nf4+dq"] / perplexity["bf16"] - 1
     result["nf4_dq_cost"] = cost
     result["order_agrees_with_paper"] = perplexity["int4"] > min(perplexity["fp4"], perplexity["fp4+dq"]) > perplexity["nf4+dq"]
-    print(json.dumps({"pairs": result["minimal_pairs"]["share"], "ended": result["endings"]["share"], "nf4 cost": cost, "wikitext": perplexity,
-                      "novels bpb": result["formats"]["bf16"]["novels"]["bits_per_byte"], "xz": result["xz_bits_per_byte"]}, indent=1))
+    print(
+        json.dumps(
+            {
+                "pairs": result["minimal_pairs"]["share"],
+                "ended": result["endings"]["share"],
+                "nf4 cost": cost,
+                "wikitext": perplexity,
+                "novels bpb": result["formats"]["bf16"]["novels"]["bits_per_byte"],
+                "xz": result["xz_bits_per_byte"],
+            },
+            indent=1,
+        )
+    )
     if not args.quick:
         save_raw("base_quality.json", result)
         record("nf4-ppl-cost", round(cost, 4), "share")

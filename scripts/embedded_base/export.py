@@ -33,7 +33,8 @@ def main(prepared: Path, pretrained: Path, trained: Path, target: Path) -> None:
     )  # fmt: skip
     model = MistralForCausalLM(config).to(torch.bfloat16)
     left = model.load_state_dict(state, strict=False)
-    assert left.missing_keys in ([], ["lm_head.weight"]) and not left.unexpected_keys, left
+    assert left.missing_keys in ([], ["lm_head.weight"]), left
+    assert not left.unexpected_keys, left
     model.tie_weights()
     check_against_trainer(model, state)
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)

@@ -98,8 +98,15 @@ def hugging_face_names(model: Decoder) -> dict[str, Tensor]:
         prefix = f"model.layers.{index}"
         state[f"{prefix}.input_layernorm.weight"] = layer.input_norm
         state[f"{prefix}.post_attention_layernorm.weight"] = layer.post_norm
-        for ours, theirs in (("q", "self_attn.q_proj"), ("k", "self_attn.k_proj"), ("v", "self_attn.v_proj"),
-                             ("o", "self_attn.o_proj"), ("gate", "mlp.gate_proj"), ("up", "mlp.up_proj"), ("down", "mlp.down_proj")):
+        for ours, theirs in (
+            ("q", "self_attn.q_proj"),
+            ("k", "self_attn.k_proj"),
+            ("v", "self_attn.v_proj"),
+            ("o", "self_attn.o_proj"),
+            ("gate", "mlp.gate_proj"),
+            ("up", "mlp.up_proj"),
+            ("down", "mlp.down_proj"),
+        ):
             state[f"{prefix}.{theirs}.weight"] = getattr(layer, ours).weight
     return {name: weight.detach() for name, weight in state.items()}
 
@@ -186,10 +193,15 @@ def main() -> None:
     def evaluate(step: int, loss: float) -> None:
         model.eval()
         with torch.autocast(device, torch.bfloat16):
-            row = {"step": step, "seconds": round(time.monotonic() - start, 1), "tokens": step * args.rows * CONTEXT_TOKENS, "train_loss": loss,
-                   "novels": mean_loss(model, args.prepared / "held-out-novels.bin", device),
-                   "chat": mean_loss(model, args.prepared / "held-out-chat.bin", device),
-                   "epochs": {name: stream.epochs for name, stream in streams.items()}}
+            row = {
+                "step": step,
+                "seconds": round(time.monotonic() - start, 1),
+                "tokens": step * args.rows * CONTEXT_TOKENS,
+                "train_loss": loss,
+                "novels": mean_loss(model, args.prepared / "held-out-novels.bin", device),
+                "chat": mean_loss(model, args.prepared / "held-out-chat.bin", device),
+                "epochs": {name: stream.epochs for name, stream in streams.items()},
+            }
         model.train()
         curve.append(row)
         print(json.dumps(row), flush=True)
@@ -221,8 +233,18 @@ def main() -> None:
 
     state = {name: weight.to(torch.bfloat16).contiguous().cpu() for name, weight in hugging_face_names(model).items()}
     save_file(state, args.out / "model.safetensors", metadata={"format": "pt"})
-    (args.out / "curve.json").write_text(json.dumps({"arguments": {k: str(v) for k, v in vars(args).items()}, "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "tokens_per_epoch": sizes, "curve": curve}, indent=1))
+    (args.out / "curve.json").write_text(
+        json.dumps(
+            {
+                "arguments": {k: str(v) for k, v in vars(args).items()},
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+                "tokens_per_epoch": sizes,
+                "curve": curve,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Where stages meet, and the only place: every verb of the command line is a function here, with the same words.
 
-    prepare: records -> split -> examples -> tokens -> rows      plan: what will run, and why
-    train:   plan -> base + adapter -> loop -> perplexity, answers -> report
+prepare: records -> split -> examples -> tokens -> rows      plan: what will run, and why
+train:   plan -> base + adapter -> loop -> perplexity, answers -> report
 """
 
+import hashlib
 import os
 import platform
 import signal
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from halfbyte import __version__
 from halfbyte.data.batches import in_order
 from halfbyte.data.pack import cut_blocks, keep_fitting
-from halfbyte.data.records import Record, Reading, read_records
+from halfbyte.data.records import Record, read_records
 from halfbyte.data.render import Message, Template, choose_template, render_pair, render_prompt, render_text
 from halfbyte.data.split import split_records
 from halfbyte.data.tokens import Tokens, begin_ids, encode_example, encode_pieces
@@ -39,7 +41,7 @@ from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
 from halfbyte.recipe.schema import FP4, NF4, NoQuant, Recipe, TextData
 from halfbyte.runs.events import Event, EventLog
-from halfbyte.runs.folder import RunFolder, create_run, open_run
+from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.report import write_report
 from halfbyte.train.checkpoint import newest_checkpoint
 from halfbyte.train.loop import Hooks, run_training
@@ -77,6 +79,9 @@ class Planned:
     plan: Plan
 
 
+OnPlan = Callable[[Planned, RunFolder], None]
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A trained model ready for use: base with adapter, its tokenizer and template."""
@@ -107,7 +112,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     if not rows["train"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DataError(f"{section.path}: 0 of {reading.records_read} rows are left to train on: {reasons}", hint="raise data.max_length, or look at the file")
-    ledger = {
+    ledger: dict[str, Any] = {
         "records_read": reading.records_read,
         "left_out": [{"reason": reason, "count": count} for reason, count in left_out.items()],
         **{f"{name}_rows": len(kept) for name, kept in rows.items()},
@@ -142,7 +147,7 @@ def plan(loaded: Loaded) -> Planned:
     return Planned(recipe, base, tokenizer, prepared, machine, settled)
 
 
-def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: Callable[[Planned, RunFolder], None] | None = None, command: str = "") -> RunFolder:
+def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
     """A new run, from the recipe to the report. Raises Interrupted when asked to stop; the run can then be resumed."""
     planned = plan(loaded)
     run = create_run(runs, loaded.recipe.name)
@@ -155,9 +160,13 @@ def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan:
     return run
 
 
-def resume(path: Path, listener: Listener | None = None, on_plan: Callable[[Planned, RunFolder], None] | None = None, command: str = "") -> RunFolder:
-    """Goes on from the newest whole checkpoint of a run, with the recipe that it was started with."""
+def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
+    """Goes on from the newest whole checkpoint of a run, with the recipe that it was started with. A finished run is left as it is."""
     run = open_run(path)
+    if (run.path / "report.json").is_file() and read_report(run.path)["status"] == "finished":
+        if listener:
+            listener({"event": "note", "message": f"{run.path} is finished, so there is nothing to resume; halfbyte evaluate measures it again"})
+        return run
     loaded = parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path / "recipe.resolved.yaml"), [])
     planned = plan(loaded)
     _check_same(run, planned)
@@ -188,6 +197,7 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     run = open_run(path)
     kept = run.read_plan()
     base = find_base(kept["base"])
+    _check_base(kept, base)
     tokenizer = load_tokenizer(base)
     machine = look_at_machine()
     precision = kept["precision"] if machine.device == "cuda" else "float32"
@@ -273,7 +283,8 @@ def _measure(model: nn.Module, planned: Planned, log: EventLog) -> None:
         for name, measured in (("base", base), ("tuned", tuned)):
             log.append(_perplexity_event(name, measured))
     ids = [_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer) for prompt in prepared.prompts]
-    marks, sampling = _marks(tokenizer, prepared.template, planned.base), Sampling(recipe.evaluate.max_new_tokens, repetition_penalty=recipe.evaluate.repetition_penalty)
+    marks = _marks(tokenizer, prepared.template, planned.base)
+    sampling = Sampling(recipe.evaluate.max_new_tokens, repetition_penalty=recipe.evaluate.repetition_penalty)
     if ids:
         with without_adapter(model):
             before = generate_batch(model, ids, marks, sampling, dtype, recipe.evaluate.batch_size)
@@ -343,7 +354,8 @@ def _write_plan(run: RunFolder, planned: Planned) -> None:
     settled = {
         "halfbyte": __version__, **planned.plan.as_json(), "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
         "quant": planned.recipe.quant.model_dump(), "template": planned.prepared.template.as_json(),
-        "ledger": planned.prepared.ledger, "machine": asdict(planned.machine),
+        "base_fingerprint": planned.base.fingerprint, "ledger": planned.prepared.ledger, "rows_sha256": _fingerprint(planned.prepared),
+        "machine": asdict(planned.machine),
     }  # fmt: skip
     run.write_plan(settled)
 
@@ -353,11 +365,32 @@ def _base_name(base: Base) -> str:
 
 
 def _check_same(run: RunFolder, planned: Planned) -> None:
-    """The data of a resumed run must give the rows it gave when the run began."""
-    before, now = run.read_plan()["ledger"], planned.prepared.ledger
+    """Base and data of a resumed run must be what they were when the run began."""
+    kept = run.read_plan()
+    _check_base(kept, planned.base)
+    before, now = kept["ledger"], planned.prepared.ledger
     changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name != "left_out" and before.get(name) != now[name]]
+    if not changed and kept["rows_sha256"] != _fingerprint(planned.prepared):
+        changed = ["as many rows, but other tokens in them"]
     if changed:
-        raise IntegrityError(f"{planned.recipe.data.path} is not what the run was started with: {', '.join(changed)}", hint="put the old file back, or start a new run")
+        seen = f"{planned.recipe.data.path} is not what the run was started with: {', '.join(changed)}"
+        raise IntegrityError(seen, hint="put the old file back, or start a new run")
+
+
+def _check_base(kept: dict[str, Any], base: Base) -> None:
+    """Shapes would fit any sister of the base, and the answers would be quietly wrong."""
+    if kept["base_fingerprint"] != base.fingerprint:
+        raise IntegrityError(f"base: {base.name} is not the model that this run was trained on (its files differ)", hint="put the old one back, or train again")
+
+
+def _fingerprint(prepared: Prepared) -> str:
+    """One hash over the ids of every row that trains, validates or tests, and over which of them are trained."""
+    digest = hashlib.sha256()
+    for rows in (prepared.train, prepared.validation, prepared.test):
+        digest.update(f"{len(rows)} rows".encode())
+        for row in rows:
+            digest.update(array("q", [len(row.ids), *row.ids]).tobytes() + bytes(row.trained))
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

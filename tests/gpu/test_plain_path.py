@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from toys import make_base
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]

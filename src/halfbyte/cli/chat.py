@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from halfbyte import api
-from halfbyte.cli.screen import error_console
+from halfbyte.cli.screen import error_console, printable
 from halfbyte.errors import DataError
 from halfbyte.generate.engine import Sampling
 
@@ -52,5 +52,4 @@ def converse(run: Path, sampling: Sampling) -> None:
 
 
 def _show(text: str) -> None:
-    # Control characters from a model may move the cursor or retitle the terminal.
-    print("".join(c for c in text if c.isprintable() or c in "\n\t"), end="", flush=True)
+    print(printable(text), end="", flush=True)

@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 
 from halfbyte import __version__
-from halfbyte.cli.screen import Screen, error_console, print_keys
-from halfbyte.errors import HalfbyteError
+from halfbyte.cli.screen import Screen, error_console, print_keys, printable
+from halfbyte.errors import DataError, HalfbyteError, Interrupted, MachineError, RecipeError
 
 app = typer.Typer(
     name="halfbyte", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -59,13 +59,15 @@ def new(
 ) -> None:
     """Look at a file and write a recipe for it, with every decision explained."""
     from halfbyte.data.look import write_recipe_for
-    from halfbyte.errors import DataError
 
     text = write_recipe_for(file, base)
     target = output or Path(f"{file.stem}.yaml")
     if target.exists():
         raise DataError(f"{target} exists and is left as it is", hint="choose another name with --output")
-    target.write_text(text, encoding="utf-8")
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MachineError(f"{target}: cannot be written: {error.strerror}", hint="choose another place with --output") from error
     typer.echo(text)
     typer.echo(f"Written to {target}. Next: halfbyte train {target}")
 
@@ -89,7 +91,6 @@ def train(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Train by a recipe, measure base against tuned, write the report. Ctrl-C saves and stops; --resume goes on."""
-    from halfbyte.errors import RecipeError
     from halfbyte.recipe.load import load_recipe
 
     if (recipe is None) == (resume is None):
@@ -100,7 +101,7 @@ def train(
     with Screen() as screen:
         if loaded is not None:
             run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
-        else:
+        elif resume is not None:
             run = api.resume(resume, screen.on_event, screen.on_plan, _command())
     screen.show_result(run.path)
 
@@ -175,16 +176,14 @@ def main() -> None:
         app()
     except HalfbyteError as error:
         console = error_console()
-        console.print(escape(error.message), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
+        console.print(escape(printable(error.message)), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
         if error.hint:
-            console.print("hint: " + escape(error.hint), highlight=False)
+            console.print("hint: " + escape(printable(error.hint)), highlight=False)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(4)
-    except Exception:
+    except SystemExit as leaving:
+        # typer leaves with the shell's 130 after Ctrl-C; inside training it does not come to that.
+        sys.exit(Interrupted.exit_code if leaving.code == 130 else leaving.code)
+    except Exception:  # noqa: BLE001 - the last place: told as our bug, with the traceback and exit code 1
         traceback.print_exc()
         error_console().print("This is a bug of halfbyte, not of your input: please report it with the lines above.", style="bold red")
         sys.exit(1)

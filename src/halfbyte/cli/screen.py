@@ -51,10 +51,10 @@ class Screen:
         for column, style in (("", "bold"), ("decided", ""), ("because", "dim")):
             table.add_column(column, style=style, overflow="fold")
         for decision in planned.plan.decisions:
-            table.add_row(decision.name, escape(decision.value), escape(decision.reason))
+            table.add_row(decision.name, escape(printable(decision.value)), escape(printable(decision.reason)))
         self.print(table)
         for note in planned.plan.notes:
-            self.print(f"[yellow]note[/] {escape(note)}", highlight=False)
+            self.print(f"[yellow]note[/] {escape(printable(note))}", highlight=False)
         ledger = planned.prepared.ledger
         left = sum(item["count"] for item in ledger["left_out"])
         rows = f"{ledger['train_rows']} to train, {ledger['validation_rows']} to validate, {ledger['test_rows']} to test"
@@ -90,9 +90,10 @@ class Screen:
             self.print(f"on {perplexity['tokens']:,} held-out tokens that were never trained on")
         else:
             self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share.", style="yellow")
-        generations = result["generations"][:1]
-        for shown in generations:
-            self.print(f"\n[bold]prompt[/] {escape(_short(shown['prompt']))}\n[dim]base[/]   {escape(_short(shown['base']))}\n[green]tuned[/]  {escape(_short(shown['tuned']))}", highlight=False)
+        for shown in result["generations"][:1]:
+            self.print()
+            for what, style in (("prompt", "bold"), ("base", "dim"), ("tuned", "green")):
+                self.print(f"[{style}]{what:6}[/] {escape(_short(shown[what]))}", highlight=False)
         self.print(f"\nReport: [bold]{escape(str(folder / 'report.html'))}[/]")
         self.print(f"Next:   halfbyte chat {escape(str(folder))}", highlight=False)
         self.print("        halfbyte new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
@@ -103,7 +104,7 @@ class Screen:
             if event["step"] % max(1, self.total // LINES_PER_RUN) == 0 or event["step"] == self.total:
                 self.print(f"step {event['step']}/{self.total}  loss {event['loss']:.4f}  {rate:,.0f} tokens/s", highlight=False)
             return
-        if self.progress is None:
+        if self.progress is None or self.bar is None:
             self.progress = Progress(
                 TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn(), console=self.console
             )
@@ -115,7 +116,7 @@ class Screen:
     def _close_bar(self) -> None:
         if self.progress is not None:
             self.progress.stop()
-            self.progress = None
+            self.progress = self.bar = None
 
 
 def print_keys() -> None:
@@ -130,7 +131,11 @@ def print_keys() -> None:
     Console().print(table)
 
 
+def printable(text: str) -> str:
+    """Data and model output may hold control characters that would move the cursor or retitle the terminal; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def _short(text: str, limit: int = 240) -> str:
-    # Data and model output may hold control characters that would move the cursor or retitle the terminal.
-    printable = "".join(c if c.isprintable() else " " for c in text.replace("\n", " "))
-    return printable if len(printable) <= limit else printable[:limit] + " ..."
+    line = printable(text).replace("\n", " ")
+    return line if len(line) <= limit else line[:limit] + " ..."

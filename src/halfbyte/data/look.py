@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import yaml
+
 from halfbyte.data.records import read_records
 from halfbyte.data.split import split_records
 from halfbyte.recipe.schema import AutoData, TextData
+
+# Decisions that stand above the section; the others stand behind their key.
+FOUND = ("encoding", "delimiter")
 
 
 def write_recipe_for(file: Path, base: str) -> str:
@@ -14,12 +19,13 @@ def write_recipe_for(file: Path, base: str) -> str:
     section = reading.section
     why = {decision.name: decision.reason for decision in [*reading.decisions, split.decision]}
     lines = [
-        f"# Written by `halfbyte new {file}`. Every key is explained by `halfbyte recipe --explain`.",
-        f"name: {_name(file)}",
-        f"base: {base}                # or a folder, or a hub name such as mistralai/Mistral-7B-v0.1",
+        _comment(f"Written by `halfbyte new {file}`. Every key is explained by `halfbyte recipe --explain`."),
+        f"name: {_quoted(_name(file))}",
+        f"base: {base if base == 'embedded' else _quoted(base)}                # or a folder, or a hub name such as mistralai/Mistral-7B-v0.1",
         "",
         f"# {reading.records_read} rows read" + "".join(f"; {count} left out: {reason}" for reason, count in reading.left_out.items()),
-        *(f"# {note}" for note in reading.notes),
+        *(_comment(f"{decision.name} {decision.value}: {decision.reason}") for decision in reading.decisions if decision.name in FOUND),
+        *(_comment(note) for note in reading.notes),
         "data:",
         f"  path: {_quoted(str(file))}",
         f"  kind: {section.kind}                # {why['data']}",
@@ -62,4 +68,8 @@ def _name(file: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
+
+
+def _comment(text: str) -> str:
+    return "# " + "".join(c if c.isprintable() else " " for c in text)

@@ -10,16 +10,19 @@ from halfbyte.data.tokens import Tokens
 
 
 def cut_blocks(texts: list[Tokens], begin: list[int], end: int | None, max_length: int) -> list[Tokens]:
-    """Each text -> blocks of at most max_length ids; a block's begin mark is not trained, every other id is."""
+    """Each text -> blocks of at most max_length ids. Every id of a text is trained in one block, but for a first one that nothing precedes.
+
+    A block begins with what is not trained: the begin mark, or, where the base has none, the id before the block's own.
+    """
     blocks = []
-    room = max_length - len(begin)
+    room = max_length - max(1, len(begin))
     for text in texts:
-        stream = text.ids[len(begin) :] if begin and text.ids[: len(begin)] == begin else text.ids
-        stream = stream + ([end] if end is not None else [])
-        for start in range(0, len(stream), room):
-            ids = begin + stream[start : start + room]
-            if len(ids) > 1:
-                blocks.append(Tokens(ids, [False] * max(1, len(begin)) + [True] * (len(ids) - max(1, len(begin))), text.file, text.line))
+        stream = text.ids + ([end] if end is not None else [])
+        first = len(begin) if stream[: len(begin)] == begin else 0
+        for start in range(first or (0 if begin else 1), len(stream), room):
+            before = begin or stream[start - 1 : start]
+            ids = before + stream[start : start + room]
+            blocks.append(Tokens(ids, [False] * len(before) + [True] * (len(ids) - len(before)), text.file, text.line))
     return blocks
 
 

@@ -5,7 +5,9 @@ and leaves out what no one wants to train on (empty rows, Project Gutenberg's li
 """
 
 import csv
+import difflib
 import io
+import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,11 +27,20 @@ TEXT_ENDINGS = (".txt", ".md", ".text")
 CSV_ENDINGS = (".csv", ".tsv")
 # A row of a book cut by a text splitter is a paragraph or more; a message or a review is usually shorter.
 BOOK_ROW_CHARACTERS = 400
-GUTENBERG_START = "*** START OF TH"
-GUTENBERG_END = "*** END OF TH"
+# Older books say the end twice, the first time as a sentence.
+GUTENBERG_MARK = re.compile(r"(?:\*\*\* ?(START|END) OF TH(?:E|IS) PROJECT GUTENBERG|^End of (?:the )?Project Gutenberg).*", re.MULTILINE)
 LARGEST_CELL = 10_000_000
-
-csv.field_size_limit(LARGEST_CELL)
+STATE_COLUMNS = "state it: data.kind=prompt_response data.prompt_column=... data.response_column=..., or data.kind=text data.column=..."
+# How files that are no text begin, in small letters, and what to do with them.
+NOT_TEXT = (
+    (b"pk\x03\x04", "an Excel workbook or a zip archive (PK header)", "save as CSV"),
+    (b"\x1f\x8b", "a gzip file", "unpack it"),
+    (b"\xfd7zxz", "an xz file", "unpack it"),
+    (b"version https://git-lfs", "a Git-LFS pointer", "run git lfs pull"),
+    (b"par1", "a Parquet file", "save as CSV"),
+    (b"%pdf", "a PDF", "save its text as .txt"),
+    (b"<!doctype html", "a web page", "download the file itself, or save the page's text as .txt"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,51 +67,50 @@ class Reading:
 def read_records(section: AutoData | TextData | PairData) -> Reading:
     """Reads the file of a data section. Raises DataError with file, line and mend."""
     path = Path(section.path).expanduser()
-    text, encoding = _decode(path, section.encoding)
+    text, encoding = _decode(_read_bytes(path), path, section.encoding)
     decisions = [encoding] if encoding else []
     if path.suffix.lower() in CSV_ENDINGS:
-        columns, records, notes, delimiter = _read_csv(text, path)
+        columns, records, delimiter = _read_csv(text, path)
         decisions += [delimiter] if delimiter else []
-    elif path.suffix.lower() in TEXT_ENDINGS:
-        columns, notes = [], []
-        records = _read_paragraphs(text, path)
+        joint = "\n"
     else:
-        known = ", ".join(TEXT_ENDINGS + CSV_ENDINGS)
-        raise DataError(f"{path}: files that end in {path.suffix or 'nothing'!r} are not read", hint=f"use one of {known}")
-    settled, more = _settle(section, path, columns, records)
-    reading = Reading(settled, records, decisions + more, notes, records_read=len(records))
+        columns = []
+        records, joint = _read_paragraphs(text, path)
+    settled, more = _settle(section, path, columns, records, joint)
+    reading = Reading(settled, records, decisions + more, records_read=len(records))
     _strip_byte_order_marks(reading)
     if isinstance(settled, TextData):
-        _keep_text(reading)
+        _keep_text(reading, settled)
     else:
-        _keep_pairs(reading)
+        _keep_pairs(reading, settled)
     if not reading.records:
         reasons = ", ".join(f"{count} {reason}" for reason, count in reading.left_out.items()) or "the file holds none"
         raise DataError(f"{path}: 0 of {reading.records_read} rows are left: {reasons}", hint="is this the right file?")
     return reading
 
 
-def _decode(path: Path, asked: str | None) -> tuple[str, Decision | None]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file", hint="give another with data.path=FILE")
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise DataError(f"{path} is empty ({len(raw)} bytes)", hint="export it again or give another with data.path=FILE")
-    for start, what in (
-        (b"PK\x03\x04", "an Excel workbook or a zip archive (PK header): save as CSV"),
-        (b"\x1f\x8b", "a gzip file: unpack it"),
-        (b"version https://git-lfs", "a Git-LFS pointer: run git lfs pull"),
-        (b"PAR1", "a Parquet file: save as CSV"),
-        (b"%PDF", "a PDF: save its text as .txt"),
-    ):
-        if raw.startswith(start):
-            described, mend = what.split(": ")
-            raise DataError(f"{path}: looks like {described}", hint=mend)
+def _read_bytes(path: Path) -> bytes:
+    """Raises DataError for a file that is not there, or is known not to be text."""
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file", hint="give another with data.path=FILE")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
+    for start, what, mend in NOT_TEXT:
+        if raw[: len(start)].lower() == start:
+            raise DataError(f"{path}: looks like {what}", hint=mend)
+    if path.suffix.lower() not in TEXT_ENDINGS + CSV_ENDINGS:
+        raise DataError(f"{path}: files that end in {path.suffix or 'nothing'!r} are not read", hint=f"use one of {', '.join(TEXT_ENDINGS + CSV_ENDINGS)}")
+    return raw
+
+
+def _decode(raw: bytes, path: Path, asked: str | None) -> tuple[str, Decision | None]:
     decision = None
     if asked:
         encoding, decision = asked, Decision("encoding", asked, "the recipe asks for it")
     elif raw.startswith(b"\xef\xbb\xbf"):
-        encoding, decision = "utf-8-sig", Decision("encoding", "UTF-8", "read as UTF-8 with byte-order mark")
+        encoding, decision = "utf-8-sig", Decision("encoding", "UTF-8", "the file begins with UTF-8's byte-order mark")
     elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding, decision = "utf-16", Decision("encoding", "UTF-16", "the file begins with UTF-16's byte-order mark")
     else:
@@ -110,61 +120,87 @@ def _decode(path: Path, asked: str | None) -> tuple[str, Decision | None]:
     except LookupError as error:
         raise DataError(f"data.encoding: {asked!r} is no encoding", hint="try utf-8, utf-16 or cp1252") from error
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        seen = f"{path}:{line}: byte 0x{raw[error.start]:02X} is not {encoding}"
+        # The error counts in its own copy of the bytes, which lacks a byte-order mark that was read.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        seen = f"{path}:{line}: byte 0x{error.object[error.start]:02X} is not {decision.value if decision else encoding}"
         if asked:
             raise DataError(seen, hint="leave data.encoding out, or save the file as UTF-8") from error
+        if decision:
+            raise DataError(f"{seen}, though {decision.reason}", hint="is the file damaged? save it as UTF-8 again") from error
         try:
             text = raw.decode("cp1252")
         except UnicodeDecodeError:
             raise DataError(seen, hint="save the file as UTF-8, or name its encoding with data.encoding=...") from error
         decision = Decision("encoding", "cp1252", f"{seen}; read as Windows text (cp1252), say data.encoding=... if it is another")
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise DataError(f"{path} is empty ({len(raw)} bytes)", hint="export it again or give another with data.path=FILE")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{path}:{line}: holds a zero byte, so it is no text file", hint="export it again as UTF-8 text")
     return text, decision
 
 
-def _read_csv(text: str, path: Path) -> tuple[list[str], list[Record], list[str], Decision | None]:
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count) if any(mark in first for mark in ",;\t") else ","
-    decision = None if delimiter == "," else Decision("delimiter", repr(delimiter), "the first line has no comma more often")
+def _read_csv(text: str, path: Path) -> tuple[list[str], list[Record], Decision | None]:
+    delimiter, decision = _find_delimiter(text, path)
+    csv.field_size_limit(LARGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records, notes = [], []
+    columns: list[str] = []
+    records: list[Record] = []
+    begins = 1
     try:
-        columns = next(reader)
-        begins = reader.line_num + 1
-        repeated = [name for name, count in Counter(columns).items() if count > 1 and name]
-        if repeated:
-            places = [str(i + 1) for i, name in enumerate(columns) if name == repeated[0]]
-            raise DataError(f"{path}:1: column {repeated[0]!r} stands at places {' and '.join(places)}", hint="give each column its own name")
         for cells in reader:
-            if cells and len(cells) != len(columns):
-                raise DataError(f"{path}:{begins}: {len(cells)} fields, the header has {len(columns)}", hint="put texts with commas in double quotes")
-            if cells:
-                records.append(Record(dict(zip(columns, cells, strict=True)), str(path), begins))
-            begins = reader.line_num + 1
+            line, begins = begins, reader.line_num + 1
+            if not cells:
+                continue  # a blank line
+            if not columns:
+                columns = cells
+                _check_header(columns, f"{path}:{line}")
+            elif len(cells) != len(columns):
+                raise DataError(f"{path}:{line}: {len(cells)} fields, the header has {len(columns)}", hint="put texts with commas in double quotes")
+            else:
+                records.append(Record(dict(zip(columns, cells, strict=True)), str(path), line))
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}", hint="double the quotes inside a quoted field; export it again") from error
-    return columns, records, notes, decision
+        raise DataError(f"{path}:{begins}: not CSV: {error}", hint="double the quotes inside a quoted field; export it again") from error
+    return columns, records, decision
 
 
-def _read_paragraphs(text: str, path: Path) -> list[Record]:
-    """Blank lines part paragraphs; a paragraph keeps its own line ends."""
+def _find_delimiter(text: str, path: Path) -> tuple[str, Decision | None]:
+    if path.suffix.lower() == ".tsv":
+        return "\t", None
+    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    delimiter = max(",;\t", key=first.count)  # the comma where none stands, or as many of each
+    return delimiter, None if delimiter == "," else Decision("delimiter", repr(delimiter), "it stands more often than a comma in the first line")
+
+
+def _check_header(columns: list[str], where: str) -> None:
+    for name in columns:
+        places = [str(i + 1) for i, other in enumerate(columns) if other == name]
+        if name and len(places) > 1:
+            raise DataError(f"{where}: column {name!r} stands at places {' and '.join(places)}", hint="give each column its own name")
+
+
+def _read_paragraphs(text: str, path: Path) -> tuple[list[Record], str]:
+    """Paragraphs, which blank lines part and which keep their own line ends; lines where no line is blank. And what joins them again."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     records: list[Record] = []
     held: list[str] = []
     begins = 1
-    for number, line in enumerate([*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""], start=1):
+    for number, line in enumerate([*lines, ""], start=1):
         if line.strip():
             begins = begins if held else number
             held.append(line)
         elif held:
             records.append(Record({"text": "\n".join(held)}, str(path), begins))
             held = []
-    return records
+    if len(records) > 1:
+        return records, "\n\n"
+    return [Record({"text": line}, str(path), number) for number, line in enumerate(lines, start=1) if line.strip()], "\n"
 
 
-def _settle(section: AutoData | TextData | PairData, path: Path, columns: list[str], records: list[Record]) -> tuple[TextData | PairData, list[Decision]]:
+def _settle(
+    section: AutoData | TextData | PairData, path: Path, columns: list[str], records: list[Record], joint: str
+) -> tuple[TextData | PairData, list[Decision]]:
     """Fills in kind, columns and rows; a stated one is only checked."""
     shared = section.model_dump(include={"path", "encoding", "max_length", "validation_share", "test_share"})
     if isinstance(section, PairData):
@@ -174,27 +210,26 @@ def _settle(section: AutoData | TextData | PairData, path: Path, columns: list[s
             _must_have(path, columns, getattr(section, key), f"data.{key}")
         return section, [Decision("data", "prompt_response", f"the recipe says {section.prompt_column} -> {section.response_column}")]
     if isinstance(section, AutoData):
-        pair = _find_pair(columns)
+        pair = _find_pair(columns, path)
         if pair:
             settled = PairData(kind="prompt_response", prompt_column=pair[0], response_column=pair[1], **shared)
             return settled, [Decision("data", "prompt_response", f"columns {pair[0]!r} and {pair[1]!r} are known names of prompt and response")]
-        if columns and len(columns) > 1 and not _named(columns, TEXT_NAMES):
-            raise DataError(
-                f"{path}: cannot tell what the columns {', '.join(columns)} are for",
-                hint="state it: data.kind=prompt_response data.prompt_column=... data.response_column=..., or data.kind=text data.column=...",
-            )
+        if len(columns) > 1 and not _known(columns, TEXT_NAMES):
+            raise DataError(f"{path}: cannot tell what the columns {', '.join(columns)} are for", hint=STATE_COLUMNS)
         section = TextData(kind="text", **shared)
+    section = section.model_copy(update={"separator": joint if section.separator == "auto" else section.separator})
     if not columns:
-        section = section.model_copy(update={"rows": "book" if section.rows == "auto" else section.rows, "separator": "\n\n"})
-        return section, [Decision("data", "text", f"{path.suffix} files are text; paragraphs are joined again and cut into blocks")]
+        section = section.model_copy(update={"rows": "book" if section.rows == "auto" else section.rows})
+        pieces = "paragraphs" if joint == "\n\n" else "lines"
+        return section, [Decision("data", "text", f"{path.suffix} files are text; {pieces} are joined again and cut into blocks")]
     if section.column is not None:
         _must_have(path, columns, section.column, "data.column")
         column, reason = section.column, "the recipe says so"
     else:
-        column = _named(columns, TEXT_NAMES) or columns[0]
-        reason = "the known name of a text column" if _named(columns, TEXT_NAMES) else "the only column"
-        if len(columns) > 1 and not _named(columns, TEXT_NAMES):
-            raise DataError(f"{path}: which of the columns {', '.join(columns)} holds the text?", hint="state it with data.column=...")
+        known = _known(columns, TEXT_NAMES)
+        if len(known) != 1 and len(columns) > 1:
+            raise DataError(f"{path}: which of the columns {', '.join(known or columns)} holds the text?", hint="state it with data.column=...")
+        column, reason = (known[0], "the known name of a text column") if known else (columns[0], "the only column")
     decisions = [Decision("data", "text", f"column {column!r}: {reason}")]
     rows = section.rows
     if rows == "auto":
@@ -207,74 +242,74 @@ def _settle(section: AutoData | TextData | PairData, path: Path, columns: list[s
 
 def _must_have(path: Path, columns: list[str], name: str, key: str) -> None:
     if name not in columns:
-        near = [column for column in columns if column.strip().lower() == name.strip().lower()]
-        mend = f"did you mean {near[0]!r}?" if near else "name one of them"
+        alike = {column.strip().lower(): column for column in columns}
+        near = difflib.get_close_matches(name.strip().lower(), list(alike), n=1, cutoff=0.6)
+        mend = f"did you mean {alike[near[0]]!r}?" if near else "name one of them"
         raise DataError(f"{path}: no column {name!r} ({key}); columns are {', '.join(columns)}", hint=mend)
 
 
-def _named(columns: list[str], names: tuple[str, ...]) -> str | None:
-    for name in names:
-        for column in columns:
-            if column.strip().lower() == name:
-                return column
-    return None
+def _known(columns: list[str], names: tuple[str, ...]) -> list[str]:
+    return [column for column in columns if column.strip().lower() in names]
 
 
-def _find_pair(columns: list[str]) -> tuple[str, str] | None:
+def _find_pair(columns: list[str], path: Path) -> tuple[str, str] | None:
+    """Columns of prompt and response by their names; two that could be the prompt are for the user to choose from."""
     for prompt_name, response_name in PAIR_NAMES:
-        prompt, response = _named(columns, (prompt_name,)), _named(columns, (response_name,))
-        if prompt and response:
-            return prompt, response
-    prompt, response = _named(columns, PROMPT_NAMES), _named(columns, RESPONSE_NAMES)
-    return (prompt, response) if prompt and response else None
+        prompts, responses = _known(columns, (prompt_name,)), _known(columns, (response_name,))
+        if len(prompts) == len(responses) == 1:
+            return prompts[0], responses[0]
+    prompts, responses = _known(columns, PROMPT_NAMES), _known(columns, RESPONSE_NAMES)
+    for what, found in (("prompt", prompts), ("response", responses)):
+        if prompts and responses and len(found) > 1:
+            raise DataError(f"{path}: which of the columns {', '.join(found)} is the {what}?", hint=STATE_COLUMNS)
+    return (prompts[0], responses[0]) if prompts and responses else None
 
 
 def _strip_byte_order_marks(reading: Reading) -> None:
     """A mark at the start of a cell is left by a tool that glued files together; it is not text."""
-    cleaned = []
-    for record in reading.records:
-        if any(cell.startswith("\ufeff") for cell in record.fields.values()):
-            reading.notes.append(f"{record.file}:{record.line}: byte-order mark at the start of a cell removed")
-            record = Record({name: cell.removeprefix("\ufeff") for name, cell in record.fields.items()}, record.file, record.line)
-        cleaned.append(record)
-    reading.records = cleaned
+    marked = [index for index, record in enumerate(reading.records) if any(cell.startswith("\ufeff") for cell in record.fields.values())]
+    for index in marked:
+        record = reading.records[index]
+        reading.records[index] = Record({name: cell.removeprefix("\ufeff") for name, cell in record.fields.items()}, record.file, record.line)
+    if marked:
+        first, more = reading.records[marked[0]], f", and in {len(marked) - 1} more rows" if len(marked) > 1 else ""
+        reading.notes.append(f"{first.file}:{first.line}: byte-order mark at the start of a cell removed{more}")
 
 
-def _keep_text(reading: Reading) -> None:
-    column = reading.section.column or "text"
+def _keep_text(reading: Reading, section: TextData) -> None:
+    column = section.column or "text"
     kept = [Record({"text": record.fields[column]}, record.file, record.line) for record in reading.records if record.fields[column].strip()]
     _count(reading, "empty", len(reading.records) - len(kept))
-    if not reading.section.keep_boilerplate:
-        kept = _without_gutenberg(reading, kept)
-    reading.records = kept
+    reading.records = kept if section.keep_boilerplate else _without_gutenberg(reading, kept)
 
 
 def _without_gutenberg(reading: Reading, records: list[Record]) -> list[Record]:
-    """Leaves out what stands up to the start mark and from the end mark on.
+    """Leaves out what stands outside a start mark and the end mark behind it; a file may hold several books.
 
-    A row that holds the start mark is front matter and goes whole; a row that holds the end mark keeps the text before it.
+    A row with the start mark is front matter and goes up to its end; a row with the end mark keeps the text before it.
     """
-    start = next((i for i, record in enumerate(records) if GUTENBERG_START in record.fields["text"]), None)
-    end = next((i for i, record in enumerate(records) if GUTENBERG_END in record.fields["text"]), None)
-    if start is None and end is None:
+    marks = [mark.group(1) for record in records for mark in GUTENBERG_MARK.finditer(record.fields["text"])]
+    if not marks:
         return records
-    first = 0 if start is None else start + 1
-    kept = records[first:] if end is None else records[first:end]
-    dropped = first + (0 if end is None else len(records) - end - 1)
-    if end is not None and end >= first:
-        before = records[end].fields["text"].split(GUTENBERG_END)[0].rstrip()
-        if before:
-            kept.append(Record({"text": before}, records[end].file, records[end].line))
-            reading.notes.append(f"{records[end].file}:{records[end].line}: cut at Project Gutenberg's end mark, the text before it is kept")
-        else:
-            dropped += 1
-    _count(reading, "Project Gutenberg header or licence", dropped)
-    reading.notes.append(f"{dropped} rows of Project Gutenberg header and licence left out (data.keep_boilerplate=true keeps them)")
+    kept = []
+    inside = marks[0] != "START"
+    for record in records:
+        text, place, said = record.fields["text"], 0, ""
+        for mark in GUTENBERG_MARK.finditer(text):
+            said += text[place : mark.start()] if inside else ""
+            inside, place = mark.group(1) == "START", mark.end()
+        if not place:
+            kept += [record] if inside else []
+        elif said.strip():
+            kept.append(Record({"text": said.strip("\n").rstrip()}, record.file, record.line))
+            reading.notes.append(f"{record.file}:{record.line}: cut at Project Gutenberg's mark, the text before it is kept")
+    left = len(records) - len(kept)
+    _count(reading, "Project Gutenberg header or licence", left)
+    reading.notes.append(f"{left} rows of Project Gutenberg header and licence left out (data.keep_boilerplate=true keeps them)")
     return kept
 
 
-def _keep_pairs(reading: Reading) -> None:
-    section = reading.section
+def _keep_pairs(reading: Reading, section: PairData) -> None:
     kept, seen = [], set()
     for record in reading.records:
         prompt, response = record.fields[section.prompt_column], record.fields[section.response_column]

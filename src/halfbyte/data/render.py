@@ -7,6 +7,7 @@ tokenizer (`</s>`, `[INST]`) becomes a literal piece: it is tokenised as text, n
 
 import re
 from dataclasses import dataclass
+from itertools import count
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -90,27 +91,32 @@ def render_prompt(messages: list[Message], template: Template, tokenizer: PreTra
         before, after = template.format.split("{prompt}", 1)
         return [Piece(before, False), *_split_marks(messages[-1]["content"], False, tokenizer), Piece(after, False)]
     hidden, stand_ins = _hide_marks(_with_system(messages, template), tokenizer)
-    text = tokenizer.apply_chat_template(hidden, tokenize=False, add_generation_prompt=True)
-    return _reveal(text, stand_ins, trained=False)
+    return _reveal(_fill_template(hidden, tokenizer, asks=True), stand_ins, trained=False)
 
 
 def _render_chat_pair(prompt: str, response: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
     messages = _with_system([{"role": "user", "content": prompt}, {"role": "assistant", "content": response}], template)
     hidden, stand_ins = _hide_marks(messages, tokenizer)
-    before = tokenizer.apply_chat_template(hidden[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(hidden, tokenize=False)
+    before = _fill_template(hidden[:-1], tokenizer, asks=True)
+    whole = _fill_template(hidden, tokenizer, asks=False)
     if not whole.startswith(before):
         raise ModelError("the chat template writes a prompt differently once it is answered", hint="write the form into data.prompt_template")
     answer = whole[len(before) :]
-    said = hidden[-1]["content"]
-    begins = answer.find(said.strip())
+    said = hidden[-1]["content"].rstrip()
+    begins = answer.find(said.lstrip())
     if begins < 0:
         raise ModelError("the chat template changes the text of an answer", hint="write the form into data.prompt_template")
-    behind = answer[begins + len(said.strip()) :]
-    mark = re.search("|".join(map(re.escape, sorted(_marks(tokenizer), key=len, reverse=True))), behind)
-    kept = answer[: begins + len(said.strip())]
-    kept += behind[: mark.end()] if mark else _end_mark(tokenizer)
+    ends = begins + len(said.lstrip())
+    blanks = hidden[-1]["content"][len(said) :]
+    ends += len(blanks) if answer.startswith(blanks, ends) else 0  # a template may take them off
+    mark = re.compile("|".join(map(re.escape, _marks(tokenizer))) or "(?!)").search(answer, ends)
+    kept = answer[: mark.end()] if mark else answer[:ends] + _end_mark(tokenizer)
     return [*_reveal(before, stand_ins, trained=False), *_reveal(kept, stand_ins, trained=True)]
+
+
+def _fill_template(messages: list[Message], tokenizer: PreTrainedTokenizerBase, asks: bool) -> str:
+    """`asks`: it ends where the answer begins."""
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks))
 
 
 def _with_system(messages: list[Message], template: Template) -> list[Message]:
@@ -126,8 +132,8 @@ def _end_mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Every text that the tokenizer reads as one control token."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    """Every text that the tokenizer reads as one control token, the longest first, since one may hold another."""
+    return sorted((token.content for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True)
 
 
 def _split_marks(text: str, trained: bool, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
@@ -136,15 +142,15 @@ def _split_marks(text: str, trained: bool, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _hide_marks(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[list[Message], dict[str, str]]:
-    """Puts a private-use character in place of each control mark in the contents."""
-    stand_ins: dict[str, str] = {}
+    """Puts a private-use character, one that no content holds, in place of each control mark in the contents."""
+    contents = "".join(message["content"] for message in messages)
+    free = (chr(code) for code in count(FIRST_STAND_IN) if chr(code) not in contents)
+    stand_ins = {mark: next(free) for mark in _marks(tokenizer) if mark in contents}
     hidden = []
     for message in messages:
         content = message["content"]
-        for mark in sorted(_marks(tokenizer), key=len, reverse=True):
-            if mark in content:
-                stand_in = stand_ins.setdefault(mark, chr(FIRST_STAND_IN + len(stand_ins)))
-                content = content.replace(mark, stand_in)
+        for mark, stand_in in stand_ins.items():
+            content = content.replace(mark, stand_in)
         hidden.append({**message, "content": content})
     return hidden, {stand_in: mark for mark, stand_in in stand_ins.items()}
 

@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte.data.render import Example, Piece
 
+# A line end, or a control character where the text begins with line ends that would join it.
+ANCHORS = ("\n", "\x01")
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -32,7 +35,7 @@ def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase) -> Toke
     trained: list[bool] = []
     for is_trained, group in groupby(example.pieces, key=lambda piece: piece.trained):
         pieces = list(group)
-        new = _encode_after(ids, pieces, tokenizer) if ids else encode_pieces(pieces, tokenizer)
+        new = _encode(pieces, tokenizer, starts=False) if ids else encode_pieces(pieces, tokenizer)
         ids += new
         trained += [is_trained] * len(new)
     return Tokens(ids, trained, example.file, example.line)
@@ -40,7 +43,7 @@ def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase) -> Toke
 
 def encode_pieces(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of a prompt. The begin mark stands first if the tokenizer begins its texts with one and the text does not."""
-    ids = [token for piece in _joined(pieces) for token in _ids(piece, tokenizer)]
+    ids = _encode(pieces, tokenizer, starts=True)
     begin = begin_ids(tokenizer)
     return ids if ids[: len(begin)] == begin else begin + ids
 
@@ -51,18 +54,24 @@ def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else []
 
 
-def _encode_after(before: list[int], pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the answer. Some tokenizers (SentencePiece) put a blank before a text that stands alone: it is taken off
-    by tokenising behind a line end, which such tokenizers keep as a token of its own."""
-    alone = [token for piece in _joined(pieces) for token in _ids(piece, tokenizer)]
-    if tokenizer.decode(alone[:1]).startswith(" ") == pieces[0].text.startswith(" ") and not _adds_blank(tokenizer):
-        return alone
-    anchor = _ids(Piece("\n", False), tokenizer)
-    first, *rest = _joined(pieces)
-    behind = _ids(Piece("\n" + first.text, first.trained, first.literal), tokenizer)
-    if behind[: len(anchor)] != anchor:
-        return alone
-    return behind[len(anchor) :] + [token for piece in rest for token in _ids(piece, tokenizer)]
+def _encode(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase, starts: bool) -> list[int]:
+    """`starts`: the first piece starts a text, so it is tokenised as the tokenizer tokenises a text that stands alone."""
+    ids: list[int] = []
+    for number, piece in enumerate(_joined(pieces)):
+        ids += _ids(piece, tokenizer) if starts and number == 0 else _ids_behind(piece, tokenizer)
+    return ids
+
+
+def _ids_behind(piece: Piece, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a piece that stands behind another. Some tokenizers (SentencePiece) put a blank before a text that stands
+    alone: it is taken off by tokenising behind a character that they keep as tokens of its own."""
+    if piece.text and _adds_blank(tokenizer):
+        for anchor in ANCHORS:
+            before = _ids(Piece(anchor, False), tokenizer)
+            both = _ids(Piece(anchor + piece.text, False, piece.literal), tokenizer)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+    return _ids(piece, tokenizer)
 
 
 def _adds_blank(tokenizer: PreTrainedTokenizerBase) -> bool:

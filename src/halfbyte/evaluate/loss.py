@@ -17,14 +17,14 @@ from halfbyte.train.step import summed_loss
 
 @dataclass(frozen=True)
 class Loss:
-    """Mean over `tokens` supervised tokens, in nats."""
+    """Mean over `tokens` supervised tokens, in nats; NaN when there are none."""
 
     mean: float
     tokens: int
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.mean) if self.mean < 700 else math.inf
+        return math.inf if self.mean > 700 else math.exp(self.mean)
 
 
 @torch.no_grad()
@@ -43,4 +43,4 @@ def measure_loss(model: nn.Module, batches: Sequence[Batch], dtype: torch.dtype)
             tokens += batch.supervised
     finally:
         model.train(was_training)
-    return Loss(float(total) / max(1, tokens), tokens)
+    return Loss(float(total) / tokens if tokens else math.nan, tokens)

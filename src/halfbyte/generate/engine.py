@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, RepetitionPenaltyLogitsProcessor
 
+from halfbyte.errors import DataError
 from halfbyte.model.precision import compute_in
 
 
@@ -34,54 +35,110 @@ class Marks:
     pad: int
 
 
-def generate_batch(model: nn.Module, prompts: list[list[int]], marks: Marks, sampling: Sampling, dtype: torch.dtype, batch_size: int = 8) -> list[list[int]]:
+def generate_batch(
+    model: PreTrainedModel, prompts: list[list[int]], marks: Marks, sampling: Sampling, dtype: torch.dtype, batch_size: int = 8
+) -> list[list[int]]:
     """One answer a prompt, in order, without the prompt and without the end mark."""
     answers: list[list[int]] = []
-    with _ready(model, marks, sampling):
+    with _ready(model, marks, sampling) as settings:
         for start in range(0, len(prompts), batch_size):
-            answers += _decode(model, prompts[start : start + batch_size], marks, dtype, streamer=None)
+            answers += _decode(model, prompts[start : start + batch_size], marks, sampling, settings, dtype)
     return answers
 
 
 def generate_stream(
-    model: nn.Module, prompt: list[int], marks: Marks, sampling: Sampling, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None]
+    model: PreTrainedModel,
+    prompt: list[int],
+    marks: Marks,
+    sampling: Sampling,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase,
+    show: Callable[[str], None],
 ) -> list[int]:
     """Decodes one prompt; `show` gets each finished piece of text as it comes. Returns the ids of the answer."""
+    with _ready(model, marks, sampling) as settings:
+        return _decode(model, [prompt], marks, sampling, settings, dtype, _Shown(tokenizer, marks, show))[0]
 
-    class Shown(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            show(text)
 
-    with _ready(model, marks, sampling):
-        return _decode(model, [prompt], marks, dtype, Shown(tokenizer, skip_prompt=True, skip_special_tokens=True))[0]
+class _Shown:
+    """Hands on the text of an answer as it grows; transformers calls put and end.
+
+    The whole answer is decoded each time, because a tokenizer may write a token otherwise where a text begins.
+    A character whose bytes are not all there yet decodes to U+FFFD and waits.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: Marks, show: Callable[[str], None]):
+        self.tokenizer, self.marks, self.show = tokenizer, marks, show
+        self.ids: list[int] = []
+        self.shown = 0
+        self.prompt_is_next = True
+
+    def put(self, ids: Tensor) -> None:
+        if self.prompt_is_next:
+            self.prompt_is_next = False
+            return
+        self.ids += [token for token in ids.flatten().tolist() if token not in self.marks.end]
+        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            self._show_rest(text)
+
+    def end(self) -> None:
+        self._show_rest(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def _show_rest(self, text: str) -> None:
+        if len(text) > self.shown:
+            self.show(text[self.shown :])
+            self.shown = len(text)
+
+
+class _RepetitionPenalty:
+    """transformers' penalty on ids already there, but on real ones: its own takes the padding of a batch for something said."""
+
+    def __init__(self, penalty: float, ids: Tensor, mask: Tensor):
+        """ids and mask (B, T): the prompts as they stand in the batch."""
+        self.prompts = torch.where(mask.bool(), ids, ids[:, -1:])  # a padded place repeats the last id of its prompt
+        self.penalise = RepetitionPenaltyLogitsProcessor(penalty)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.penalise(torch.cat([self.prompts, input_ids[:, self.prompts.shape[1] :]], dim=1), scores)
 
 
 @contextmanager
-def _ready(model: nn.Module, marks: Marks, sampling: Sampling) -> Iterator[None]:
+def _ready(model: PreTrainedModel, marks: Marks, sampling: Sampling) -> Iterator[GenerationConfig]:
     """Eval mode, our settings and nothing of the base's; everything as before afterwards."""
-    was_training, config = model.training, model.generation_config
     greedy = sampling.temperature == 0
-    settings = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    model.generation_config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, do_sample=not greedy, repetition_penalty=sampling.repetition_penalty,
-        eos_token_id=marks.end, pad_token_id=marks.pad, use_cache=True, **settings,
-    )  # fmt: skip
+    drawn = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    settings = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, do_sample=not greedy, eos_token_id=marks.end or None, pad_token_id=marks.pad, use_cache=True, **drawn
+    )
+    was_training = model.training
     owner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    owner_config, owner.generation_config = owner.generation_config, model.generation_config
+    owners = owner.generation_config
+    owner.generation_config = settings  # what `generate` is not given, it takes from here
     model.eval()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(sampling.seed)
-            yield
+            yield settings
     finally:
         model.train(was_training)
-        owner.generation_config, model.generation_config = owner_config, config
+        owner.generation_config = owners
 
 
 @torch.no_grad()
-def _decode(model: nn.Module, prompts: list[list[int]], marks: Marks, dtype: torch.dtype, streamer: TextStreamer | None) -> list[list[int]]:
+def _decode(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    marks: Marks,
+    sampling: Sampling,
+    settings: GenerationConfig,
+    dtype: torch.dtype,
+    streamer: _Shown | None = None,
+) -> list[list[int]]:
     """Padded on the left, so that every prompt ends where its answer begins."""
+    if not all(prompts):
+        raise DataError(f"prompt {prompts.index([]) + 1} has no tokens, so there is nothing to go on from", hint="write at least one word")
     device = next(model.parameters()).device
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), marks.pad, dtype=torch.long)
@@ -89,8 +146,10 @@ def _decode(model: nn.Module, prompts: list[list[int]], marks: Marks, dtype: tor
     for index, prompt in enumerate(prompts):
         ids[index, longest - len(prompt) :] = torch.tensor(prompt)
         mask[index, longest - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    penalties = [_RepetitionPenalty(float(sampling.repetition_penalty), ids, mask)] if sampling.repetition_penalty != 1 else []
     with compute_in(device, dtype):
-        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), streamer=streamer)
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=LogitsProcessorList(penalties), streamer=streamer)
     return [_until_end(row[longest:], marks.end) for row in out.tolist()]
 
 

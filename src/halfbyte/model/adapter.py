@@ -1,9 +1,10 @@
 """Injects, saves and loads the adapter with peft, so that every tool of the field can load it. Kept in float32."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,19 +13,23 @@ from halfbyte.errors import ModelError
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import Adapter
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
-def add_adapter(model: nn.Module, section: Adapter, seed: int) -> tuple[nn.Module, Decision]:
+def add_adapter(model: "PreTrainedModel", section: Adapter, seed: int) -> tuple["PeftModel", Decision]:
     """Wraps the frozen base. The seed alone decides the new matrices, whatever was drawn before.
 
-    Raises ModelError for modules that match nothing and for a whole module that shares its weight.
+    Raises ModelError for modules that match nothing and for a whole module that shares its weight or is in 4 bits.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if section.init_from is not None:
         folder = adapter_folder(section.init_from)
-        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        wrapped = _wrap_with_saved(model, folder)
         kept = wrapped.peft_config["default"]
         decision = Decision("adapter", f"goes on from {folder}", f"r {kept.r} and alpha {kept.lora_alpha:g} of that adapter are kept")
     else:
@@ -38,20 +43,16 @@ def add_adapter(model: nn.Module, section: Adapter, seed: int) -> tuple[nn.Modul
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             wrapped = get_peft_model(model, config)
+        _keep_in_float32(wrapped)
         modules = "all linear layers" if section.target_modules == "all-linear" else ", ".join(section.target_modules)
         decision = Decision("adapter", section.kind, f"r {section.r}, alpha {section.alpha:g} on {modules}, float32")
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
     return wrapped, decision
 
 
-def load_adapter(model: nn.Module, source: str) -> nn.Module:
-    """Base plus a saved adapter, for use, not for training. Every key must fit."""
-    from peft import PeftModel
-
-    folder = adapter_folder(source)
-    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+def load_adapter(model: "PreTrainedModel", source: str) -> "PeftModel":
+    """Base plus a saved adapter, for use, not for training. Raises ModelError unless every tensor fits."""
+    wrapped = _wrap_with_saved(model, adapter_folder(source))
+    wrapped.requires_grad_(False)
     return wrapped.eval()
 
 
@@ -63,14 +64,14 @@ def adapter_folder(source: str) -> Path:
     raise ModelError(f"{source}: no adapter there; expected {' and '.join(ADAPTER_FILES)}", hint="give a run folder, such as runs/quickstart")
 
 
-def save_adapter(model: nn.Module, folder: Path, base_name: str) -> None:
+def save_adapter(model: "PeftModel", folder: Path, base_name: str) -> None:
     """Writes peft's two files into `folder`, which must be new or ours."""
     config = model.peft_config["default"]
     config.base_model_name_or_path = base_name
     # Embeddings are saved when they were trained (modules_to_save); peft's own guess would ask the hub for the base's config.
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     for name in ADAPTER_FILES:
-        with open(folder / name, "rb") as stream:
+        with open(folder / name, "rb+") as stream:
             os.fsync(stream.fileno())
 
 
@@ -89,34 +90,89 @@ def set_adapter_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             if own[name].shape != tensor.shape:
-                raise ModelError(f"the saved adapter does not fit: {name} is {tuple(tensor.shape)}, here {tuple(own[name].shape)}", hint="resume with the recipe of the run")
+                raise ModelError(
+                    f"the saved adapter does not fit: {name} is {tuple(tensor.shape)}, here {tuple(own[name].shape)}", hint="resume with the recipe of the run"
+                )
             own[name].copy_(tensor)
 
 
 @contextmanager
-def without_adapter(model: nn.Module) -> Iterator[nn.Module]:
+def without_adapter(model: "PeftModel") -> Iterator["PeftModel"]:
     """Inside, the model is the base alone."""
     with model.disable_adapter():
         yield model
 
 
-def _check_modules(model: nn.Module, section: Adapter) -> None:
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
+def _keep_in_float32(model: nn.Module) -> None:
+    """A 16-bit weight loses updates that are small beside it; peft makes whole modules in the type of the base."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _wrap_with_saved(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """peft's own loader only warns of tensors that are missing, unknown or not finite, and answers as the base would; here they are errors."""
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config, stored = PeftConfig.from_pretrained(str(folder)), load_file(folder / ADAPTER_FILES[0])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read: {error}", hint="copy it again, or take one from checkpoints/ by resuming the run") from error
+    if config.peft_type != "LORA":
+        raise ModelError(f"{folder}: is an adapter of kind {config.peft_type}", hint="give a LoRA, rsLoRA or DoRA adapter")
+    broken = [name for name, tensor in stored.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ModelError(f"{folder}: {len(broken)} tensors hold NaN or infinity; the first is {broken[0]}", hint="train again with a lower train.learning_rate")
+    config.inference_mode, config.base_model_name_or_path = False, None
+    wrapped = get_peft_model(model, config)
+    _keep_in_float32(wrapped)  # before the values are put in: those of whole modules would be rounded
+    trained = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    try:
+        result = set_peft_model_state_dict(wrapped, stored)
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(f"{folder}: the adapter does not fit this base: {error}", hint="load it with the base that it was trained on") from error
+    odd = sorted(trained & set(result.missing_keys)) + sorted(result.unexpected_keys)
+    if odd:
+        raise ModelError(
+            f"{folder}: {len(odd)} tensors of the adapter are missing or have no place in this base; the first is {odd[0]}",
+            hint="load it with the base that it was trained on",
+        )
+    return wrapped
+
+
+def _check_modules(model: "PreTrainedModel", section: Adapter) -> None:
+    """peft is silent about a name that matches nothing as long as another one matches."""
+    linear = {path for path, module in model.named_modules() if type(module).__name__ in ("Linear", "Linear4bit", "Conv1D")}
+    names = {path: module for path, module in model.named_modules() if hasattr(module, "weight")}
     if section.target_modules != "all-linear":
         for wanted in section.target_modules:
-            if wanted.rsplit(".", 1)[-1] not in names:
-                raise ModelError(f"adapter.target_modules: {wanted!r} matches 0 modules", hint=f"this model has {', '.join(sorted(_linear_names(model)))}")
+            if not _matches(wanted, linear):
+                raise ModelError(f"adapter.target_modules: {wanted!r} matches 0 linear layers", hint=f"this model has {_last_words(linear)}")
     for wanted in section.modules_to_save:
-        if wanted not in names:
-            raise ModelError(f"adapter.modules_to_save: {wanted!r} matches 0 modules", hint=f"this model has {', '.join(sorted(names))}")
-    tied = model.config.get_text_config().tie_word_embeddings
-    heads = {"lm_head", "embed_tokens", "wte", "word_embeddings", "embed_out"}
-    if tied and heads & set(section.modules_to_save):
-        raise ModelError(
-            f"adapter.modules_to_save: {', '.join(sorted(heads & set(section.modules_to_save)))} shares its weight (embedding and head are tied)",
-            hint="training one would part it from the other; put lm_head into adapter.target_modules instead",
-        )
+        matched = _matches(wanted, names)
+        if not matched:
+            raise ModelError(f"adapter.modules_to_save: {wanted!r} matches 0 modules", hint=f"this model has {_last_words(names)}")
+        if others := [path for path in names if path.endswith(wanted) and path not in matched]:
+            raise ModelError(f"adapter.modules_to_save: {wanted!r} also ends {others[0]}, which peft would train too", hint=f"write {matched[0]!r}")
+        if any(not names[path].weight.is_floating_point() for path in matched):
+            raise ModelError(
+                f"adapter.modules_to_save: {wanted!r} is in 4 bits and cannot be trained whole",
+                hint="put it into adapter.target_modules, or use quant.kind=none",
+            )
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        if ends[1] is not None and ends[0].weight is ends[1].weight and any(names[path] in ends for path in matched):
+            raise ModelError(
+                f"adapter.modules_to_save: {wanted!r} shares its weight (embedding and head are tied)",
+                hint="training one would part it from the other; put lm_head into adapter.target_modules instead",
+            )
 
 
-def _linear_names(model: nn.Module) -> set[str]:
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def _matches(wanted: str, paths: Iterable[str]) -> list[str]:
+    """As peft matches: the whole path of a module, or its last words."""
+    return [path for path in paths if path == wanted or path.endswith("." + wanted)]
+
+
+def _last_words(paths: Iterable[str]) -> str:
+    return ", ".join(sorted({path.rsplit(".", 1)[-1] for path in paths}))

@@ -1,7 +1,9 @@
 """Which model `base` names: the embedded one, a folder, or a hub name with a revision. Looked at before anything is loaded."""
 
+import hashlib
 import json
 import os
+import re
 import socket
 import threading
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from halfbyte.errors import MachineError, ModelError
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
 HUB_PATIENCE_SECONDS = 4
+FINGERPRINT_BYTES = 4_000_000
 # What the classes of language models are called; transformers would also load an encoder (BERT), which looks ahead.
 WRITING_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -26,6 +29,8 @@ class Base:
     place: str
     revision: str | None
     config: dict[str, Any]
+    fingerprint: str
+    """Tells whether a run is used with the base that it was trained on."""
 
     @property
     def quantization(self) -> dict[str, Any] | None:
@@ -56,13 +61,19 @@ def _from_folder(name: str, folder: Path) -> Base:
     _check(name, config)
     if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")):
         raise ModelError(f"base: {folder} has only .bin weights, which may run code when loaded", hint="ask for safetensors, or convert them")
-    return Base(name, str(folder), None, config)
+    return Base(name, str(folder), None, config, _fingerprint(folder))
 
 
 def _from_hub(name: str, repository: str, revision: str | None) -> Base:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
-        EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError,
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
     )  # fmt: skip
 
     try:
@@ -72,7 +83,9 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Base:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     if not isinstance(cached, str):
         if offline:
-            raise MachineError(f"base: {name} is not in the local cache, and HF_HUB_OFFLINE is set", hint="unset it, or give a folder; `embedded` needs no network")
+            raise MachineError(
+                f"base: {name} is not in the local cache, and HF_HUB_OFFLINE is set", hint="unset it, or give a folder; `embedded` needs no network"
+            )
         _check_hub_answers(name)
     try:
         file = cached if isinstance(cached, str) else hf_hub_download(repository, "config.json", revision=revision)
@@ -83,14 +96,31 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Base:
     except RepositoryNotFoundError as error:
         raise ModelError(f"base: there is no {repository} on the hub, or it is private", hint="check the name; for a private one set HF_TOKEN") from error
     except LocalEntryNotFoundError as error:
-        raise MachineError(f"base: {name} is not on this machine, and the hub cannot be reached", hint="is there a network? give a folder, or base=embedded") from error
+        raise MachineError(
+            f"base: {name} is not on this machine, and the hub cannot be reached", hint="is there a network? give a folder, or base=embedded"
+        ) from error
     except EntryNotFoundError as error:
-        raise ModelError(f"base: {repository} has no config.json, so it is no model that transformers loads", hint="is it a data set, an adapter or a GGUF file?") from error
+        raise ModelError(
+            f"base: {repository} has no config.json, so it is no model that transformers loads", hint="is it a data set, an adapter or a GGUF file?"
+        ) from error
     except HfHubHTTPError as error:
         raise MachineError(f"base: the hub answers {error.response.status_code} for {repository}", hint="try again later; what was loaded is kept") from error
     config = json.loads(Path(file).read_text(encoding="utf-8"))
     _check(name, config)
-    return Base(name, repository, revision, config)
+    # The cache keeps each commit in a folder of its own: config and weights are taken from the same one, even if the branch moves on.
+    commit = Path(file).parent.name if re.fullmatch("[0-9a-f]{40}", Path(file).parent.name) else revision
+    return Base(name, repository, commit, config, f"{repository}@{commit}")
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash over config.json and over size, beginning and end of every weight file: cheap on 15 GB, and other weights of one shape differ in it."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as stream:
+            digest.update(f"{file.name} {file.stat().st_size}".encode() + stream.read(FINGERPRINT_BYTES))
+            stream.seek(max(0, file.stat().st_size - FINGERPRINT_BYTES))
+            digest.update(stream.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()
 
 
 def _check_hub_answers(name: str) -> None:
@@ -132,9 +162,13 @@ def _check(name: str, config: dict[str, Any]) -> None:
             hint=f"give the unquantised model that it was made from (the name without -{method.upper()}); halfbyte quantises it to NF4",
         )
     if config.get("is_encoder_decoder"):
-        raise ModelError(f"base: {name} is an encoder-decoder ({config.get('model_type')})", hint="give a decoder-only model (Llama, Mistral, Qwen, Falcon, ...)")
+        raise ModelError(
+            f"base: {name} is an encoder-decoder ({config.get('model_type')})", hint="give a decoder-only model (Llama, Mistral, Qwen, Falcon, ...)"
+        )
     architectures = config.get("architectures") or []
     if architectures and not any(architecture.endswith(WRITING_ENDINGS) for architecture in architectures):
-        raise ModelError(f"base: {name} is a {architectures[0]}, which does not write text from left to right", hint="give a language model, one that ends in ForCausalLM")
+        raise ModelError(
+            f"base: {name} is a {architectures[0]}, which does not write text from left to right", hint="give a language model, one that ends in ForCausalLM"
+        )
     if "auto_map" in config and not config.get("model_type"):
         raise ModelError(f"base: {name} needs its own code to load, which is not run here", hint="give a model that transformers knows")

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import FP4, NF4, NoQuant
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 # A load that quantises less of the decoder's projections than this was not what was asked for.
 SMALLEST_4BIT_SHARE = 0.99
 
@@ -29,13 +32,13 @@ SMALLEST_4BIT_SHARE = 0.99
 class Loaded:
     """A frozen base on its device, and what was found when it was counted."""
 
-    model: nn.Module
+    model: "PreTrainedModel"
     share_4bit: float
     weight_bytes: int
     parameters: int
 
 
-def load_tokenizer(base: Base):  # noqa: ANN201 - the class depends on the base
+def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
     """The base's own tokenizer. Raises ModelError when it does not belong to the model."""
     from transformers import AutoTokenizer
 
@@ -137,7 +140,7 @@ def quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: "PreTrainedModel") -> nn.ModuleList:
     """The list of decoder layers, whatever the architecture calls it. Raises ModelError when there is none."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
     counts = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}
@@ -149,7 +152,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     raise ModelError(f"base: no decoder layers found in {type(model).__name__}", hint="give a decoder-only model that transformers knows")
 
 
-def share_in_4bit(model: nn.Module) -> float:
+def share_in_4bit(model: "PreTrainedModel") -> float:
     """4-bit weights over all projection weights of the decoder layers: matrices and stacks of expert matrices.
 
     Norms, biases, embedding and head are not counted; a packed byte holds two weights.
@@ -207,7 +210,7 @@ def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
             module.compute_type_is_set = True
 
 
-def _bytes_of(parameter: nn.Parameter) -> int:
+def _bytes_of(parameter: Any) -> int:
     """What it takes in memory; with a 4-bit weight go the scales of its blocks."""
     state = parameter.quant_state if type(parameter).__name__ == "Params4bit" else None
     scales = [state.absmax, state.state2.absmax] if state is not None and state.nested else [state.absmax] if state is not None else []

@@ -26,11 +26,17 @@ def _rows(section: type[BaseModel], above: str) -> list[tuple[str, str, str]]:
             shared = set.intersection(*(set(kind.model_fields) for kind in inner)) - {"kind"}
             kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in inner]
             rows.append((f"{above}{name}.kind", kinds[0], "; ".join(f"`{k}`: {(c.__doc__ or '').strip()}" for k, c in zip(kinds, inner, strict=True))))
-            rows += [(f"{above}{name}.{key}", _default(inner[0].model_fields[key]), inner[0].model_fields[key].description or "")
-                     for key in inner[0].model_fields if key in shared]
+            rows += [
+                (f"{above}{name}.{key}", _default(inner[0].model_fields[key]), inner[0].model_fields[key].description or "")
+                for key in inner[0].model_fields
+                if key in shared
+            ]
             for kind, tag in zip(inner, kinds, strict=True):
-                rows += [(f"{above}{name}.{key}", _default(one), f"({tag}) {one.description or ''}")
-                         for key, one in kind.model_fields.items() if key not in shared and key != "kind"]
+                rows += [
+                    (f"{above}{name}.{key}", _default(one), f"({tag}) {one.description or ''}")
+                    for key, one in kind.model_fields.items()
+                    if key not in shared and key != "kind"
+                ]
     return rows
 
 

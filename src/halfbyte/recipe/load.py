@@ -5,6 +5,7 @@ returned as a note, so that it can be printed.
 """
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -80,7 +81,7 @@ class Loaded:
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     """Reads and checks a recipe. Raises RecipeError with every problem, one a line."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
         raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
     if path.stat().st_size > LARGEST_RECIPE_BYTES:
@@ -92,7 +93,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
     loaded = parse_recipe(text, str(path), overrides or [], default_name=path.stem)
-    if not Path(loaded.recipe.data.path).expanduser().exists():
+    if not os.path.exists(Path(loaded.recipe.data.path).expanduser()):
         raise RecipeError(
             f"data.path: there is no file {loaded.recipe.data.path}",
             hint="give another with data.path=FILE; a relative path starts at the folder you call from",
@@ -229,8 +230,12 @@ def _translate(asked: dict[str, Any], places: dict[str, str], problems: list[str
             both = f"{spelled} and {other} both mean {target}" if other else f"{spelled} means {target}, which is given too"
             problems.append(f"{places.get(spelled, '')}{both}; keep one")
 
-    # Switches come last: load_in_4bit and qlora mean 4 bits of whatever kind is named beside them.
-    for spelled, value in sorted(flat, key=lambda item: item[0] == "adapter" or str(item[0]).rsplit(".", 1)[-1] in SWITCHES):
+    def turn(item: tuple[Any, Any]) -> int:
+        """Our own keys, then spellings of them, then switches: load_in_4bit means 4 bits of whatever kind is named beside it."""
+        key = str(item[0]).rsplit(".", 1)[-1]
+        return 2 if key in SWITCHES or item[0] == "adapter" else int(key in TRANSLATIONS)
+
+    for spelled, value in sorted(flat, key=turn):
         key = str(spelled).rsplit(".", 1)[-1]
         if spelled == "adapter" and value in ("lora", "qlora"):
             notes.append(f"adapter: {value} is read as adapter.kind=lora" + (", quant.kind=nf4" if value == "qlora" else ""))

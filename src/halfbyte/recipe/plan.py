@@ -93,7 +93,7 @@ def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:
 
 
 def _up(steps: float) -> int:
-    """Rounded up, but not for an error in the last digits: 10 * 1.1 is 11.000000000000002 and means 11."""
+    """Rounded up, but not for an error in the last digits: 100 * 1.1 is 110.00000000000001 and means 110."""
     return math.ceil(round(steps, 6))
 
 

@@ -56,8 +56,8 @@ class TextData(FileData):
     """The CSV column that holds the text; not used for text files."""
     rows: Literal["auto", "book", "separate"] = "auto"
     """`book`: the rows follow one another and are joined, then cut into blocks; `separate`: each row is a text of its own."""
-    separator: str = "\n"
-    """What joins two rows of a book."""
+    separator: str = "auto"
+    """What joins two rows of a book. `auto`: a line end between rows of a CSV and between lines, a blank line between paragraphs."""
     keep_boilerplate: bool = False
     """Keep the header and licence text of Project Gutenberg, which are left out otherwise."""
 
@@ -77,8 +77,8 @@ class PairData(FileData):
 
     @model_validator(mode="after")
     def template_has_a_prompt(self) -> "PairData":
-        if self.prompt_template != "chat" and "{prompt}" not in self.prompt_template:
-            raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it")
+        if self.prompt_template != "chat" and self.prompt_template.count("{prompt}") != 1:
+            raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it once")
         if self.prompt_template != "chat" and self.system is not None:
             raise ValueError("system: belongs to the chat template; put the text into prompt_template instead")
         return self

@@ -1,7 +1,7 @@
 """The run folder: where a run's files are. A new run gets a new folder; nothing is written over.
 
-    runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what happened)
-                adapter/ (peft format)   checkpoints/step-N/      report.html  report.json
+runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what happened)
+            adapter/ (peft format)   checkpoints/step-N/      report.html  report.json
 """
 
 import json

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from halfbyte.errors import IntegrityError
+from halfbyte.errors import IntegrityError, MachineError
 
+FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
 MANIFEST = "manifest.json"
+OLDER = "an older checkpoint is used if there is one"
 
 
 @dataclass(frozen=True)
@@ -34,47 +37,61 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-N`; an older one of the same step is replaced only once the new one is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `folder/step-N`; an older one of the same step is replaced only once the new one is whole. Raises MachineError."""
     final, aside = folder / f"step-{step}", folder / f".step-{step}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    save_file({name: tensor.contiguous().cpu() for name, tensor in checkpoint.adapter.items()}, aside / "adapter.safetensors")
+    adapter, optimizer, state = (aside / name for name in FILES)
     tensors, plain = _flatten(checkpoint.optimizer)
-    save_file({**tensors, **{f"random.{name}": tensor for name, tensor in checkpoint.random.items()}}, aside / "optimizer.safetensors")
-    _write(aside / "state.json", json.dumps({**checkpoint.state, "step": step, "optimizer": plain}, indent=1))
-    files = sorted(aside.iterdir())
-    _write(aside / MANIFEST, json.dumps({file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files}, indent=1))
-    for file in aside.iterdir():
-        with open(file, "rb") as stream:
-            os.fsync(stream.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    aside.rename(final)
-    _sync_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".step-*.part"):
+            shutil.rmtree(left_over)
+        aside.mkdir()
+        save_file({name: tensor.contiguous().cpu() for name, tensor in checkpoint.adapter.items()}, adapter)
+        save_file({**tensors, **{f"random.{name}": tensor for name, tensor in checkpoint.random.items()}}, optimizer)
+        state.write_text(json.dumps({**checkpoint.state, "step": step, "optimizer": plain}, indent=1), encoding="utf-8")
+        manifest = {name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in FILES}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for name in (*FILES, MANIFEST):
+            with open(aside / name, "rb+") as stream:
+                os.fsync(stream.fileno())
+        _sync_folder(aside)
+        if final.exists():
+            shutil.rmtree(final)
+        aside.rename(final)
+        _sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise MachineError(f"{final}: cannot be saved: {error}", hint="make room on the disk, then resume the run from its last checkpoint") from error
     return final
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Raises IntegrityError when a file is missing, cut or changed."""
     verify_checkpoint(path)
-    stored = load_file(path / "optimizer.safetensors")
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    adapter, optimizer, plain = (path / name for name in FILES)
+    stored = load_file(optimizer)
+    state = json.loads(plain.read_text(encoding="utf-8"))
     random = {name.removeprefix("random."): tensor for name, tensor in stored.items() if name.startswith("random.")}
     tensors = {name: tensor for name, tensor in stored.items() if not name.startswith("random.")}
-    return Checkpoint(load_file(path / "adapter.safetensors"), _unflatten(tensors, state.pop("optimizer")), state, random)
+    return Checkpoint(load_file(adapter), _unflatten(tensors, state.pop("optimizer")), state, random)
 
 
 def verify_checkpoint(path: Path) -> None:
+    """Raises IntegrityError unless every file has the size and the hash that the manifest gives."""
     manifest = path / MANIFEST
     if not manifest.is_file():
-        raise IntegrityError(f"{path} is incomplete (no manifest)", hint="an older checkpoint is used if there is one")
-    for name, said in json.loads(manifest.read_text(encoding="utf-8")).items():
+        raise IntegrityError(f"{path} is incomplete (no manifest)", hint=OLDER)
+    try:
+        written = json.loads(manifest.read_text(encoding="utf-8"))
+        expected = {name: (written[name]["bytes"], written[name]["sha256"]) for name in FILES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{manifest} is not what was saved", hint=OLDER) from error
+    for name, (size, digest) in expected.items():
         file = path / name
         if not file.is_file():
-            raise IntegrityError(f"{file} is missing", hint="an older checkpoint is used if there is one")
-        if file.stat().st_size != said["bytes"] or _sha256(file) != said["sha256"]:
-            raise IntegrityError(f"{file} is not what was saved ({file.stat().st_size} bytes, {said['bytes']} written)", hint="an older checkpoint is used if there is one")
+            raise IntegrityError(f"{file} is missing", hint=OLDER)
+        if file.stat().st_size != size or _sha256(file) != digest:
+            raise IntegrityError(f"{file} is not what was saved ({file.stat().st_size} bytes, {size} written)", hint=OLDER)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -83,18 +100,23 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     for path in sorted(_steps(folder), key=_step_of, reverse=True):
         try:
             verify_checkpoint(path)
-        except (IntegrityError, ValueError, KeyError) as error:
+        except IntegrityError as error:
             passed_over.append(f"{error}; ignored")
             continue
         return path, passed_over
     return None, passed_over
 
 
-def prune_checkpoints(folder: Path, keep: int, best_step: int | None) -> None:
-    """Removes all but the newest `keep` and the best. Called after a new one is whole."""
-    for path in sorted(_steps(folder), key=_step_of, reverse=True)[keep:]:
-        if _step_of(path) != best_step:
-            shutil.rmtree(path)
+def prune_checkpoints(folder: Path, newest: int, keep: int, best_step: int | None) -> None:
+    """Removes all but the last `keep` up to step `newest`, which was just saved, and the best.
+
+    Later steps are of a course that was given up: a resume passed over them because they are broken.
+    """
+    steps = sorted(map(_step_of, _steps(folder)))
+    kept = [step for step in steps if step <= newest][-keep:]
+    for step in steps:
+        if step not in kept and step != best_step:
+            shutil.rmtree(folder / f"step-{step}")
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -106,35 +128,37 @@ def _step_of(path: Path) -> int:
 
 
 def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Optimizer state by parameter number and name: tensors apart from plain numbers. Groups hold only plain values."""
-    tensors, plain = {}, {}
-    for number, values in optimizer["state"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{number}.{name}"] = value.detach().clone().contiguous().cpu()
+    """Optimizer state as `number.name`, or `number.name.name` where bitsandbytes nests it: tensors apart from plain values."""
+    tensors: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
+
+    def walk(state: dict[Any, Any], above: str) -> None:
+        for name, value in state.items():
+            if isinstance(value, dict):
+                walk(value, f"{above}{name}.")
+            elif isinstance(value, torch.Tensor):
+                tensors[f"{above}{name}"] = value.detach().clone().contiguous().cpu()
             else:
-                plain[f"{number}.{name}"] = value
-    return tensors, {"values": plain, "groups": optimizer["param_groups"]}
+                values[f"{above}{name}"] = value
+
+    walk(optimizer["state"], "")
+    return tensors, {"values": values, "groups": optimizer["param_groups"]}
 
 
 def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **plain["values"]}.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
+        number, *above, name = key.split(".")
+        place = state.setdefault(int(number), {})
+        for part in above:
+            place = place.setdefault(part, {})
+        place[name] = value
     return {"state": state, "param_groups": plain["groups"]}
 
 
 def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    with open(file, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

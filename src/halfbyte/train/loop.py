@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from halfbyte.data.batches import epoch_steps
 from halfbyte.data.tokens import Tokens
-from halfbyte.errors import Interrupted
+from halfbyte.errors import IntegrityError, Interrupted
 from halfbyte.model.adapter import adapter_state, set_adapter_state
 from halfbyte.model.machine import peak_bytes
 from halfbyte.model.precision import DTYPES
@@ -21,6 +21,9 @@ from halfbyte.recipe.schema import Train
 from halfbyte.train.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from halfbyte.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate
 from halfbyte.train.step import train_step
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Event = dict[str, Any]
 
@@ -34,7 +37,6 @@ class Progress:
     best_loss: float = math.inf
     since_best: int = 0
     seconds: float = 0.0
-    validated_at: int = -1
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Hooks:
 
 
 def run_training(
-    model: nn.Module, rows: list[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks, resume_from: Path | None = None
+    model: "PeftModel", rows: list[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks, resume_from: Path | None = None
 ) -> Outcome:
     """Trains until the plan's last step, until early stopping, or until a stop is asked for (raises Interrupted, resumable)."""
     device = next(model.parameters()).device
@@ -77,7 +79,7 @@ def run_training(
     def save() -> None:
         nonlocal saved_at
         path = save_checkpoint(checkpoints, progress.step, _freeze(model, optimizer, scaler, progress))
-        prune_checkpoints(checkpoints, section.keep_checkpoints, progress.best_step)
+        prune_checkpoints(checkpoints, progress.step, section.keep_checkpoints, progress.best_step)
         hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}"})
         saved_at = progress.step
 
@@ -91,15 +93,16 @@ def run_training(
             progress.best_loss, progress.best_step, progress.since_best = loss, progress.step, 0
         elif progress.step > 0:
             progress.since_best += 1
-        progress.validated_at = progress.step
         hooks.log({"event": "validation", "step": progress.step, "loss": loss, "tokens": tokens, "best": better})
 
-    if progress.step == 0 and resume_from is None:
+    def given_up() -> bool:
+        return section.early_stopping_patience is not None and progress.since_best >= section.early_stopping_patience
+
+    if resume_from is None:
         validate()
     model.train()
-    stopped = "finished"
     began = time.monotonic() - progress.seconds
-    while progress.step < plan.total_steps:
+    while progress.step < plan.total_steps and not given_up():
         epoch, done = divmod(progress.step, plan.steps_per_epoch)
         steps = epoch_steps(rows, section.batch_size, section.gradient_accumulation_steps, pad_id, seed, epoch)
         for number, batches in enumerate(steps):
@@ -127,24 +130,27 @@ def run_training(
             if step % plan.eval_steps == 0 or last:
                 validate()
                 save()
-                if section.early_stopping_patience and progress.since_best >= section.early_stopping_patience and not last:
-                    stopped = "early stopping"
-            if stopped != "finished" or last:
+            if last or given_up():
                 break
             if hooks.stop_asked():
                 if saved_at != step:
                     save()
                 hooks.log({"event": "interrupted", "step": step})
                 raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
-        if stopped != "finished":
-            break
-    _take_best(model, checkpoints, progress)
+    _take_best(model, checkpoints, progress, hooks)
+    stopped = "finished" if progress.step >= plan.total_steps else "early stopping"
     return Outcome(progress.step, progress.best_step, stopped, progress.seconds)
 
 
-def _take_best(model: nn.Module, checkpoints: Path, progress: Progress) -> None:
-    if progress.best_step is not None and progress.best_step != progress.step:
+def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: Hooks) -> None:
+    """Without a best step (no validation loss was finite), or without its checkpoint, the last state stays."""
+    if progress.best_step in (None, progress.step):
+        return
+    try:
         set_adapter_state(model, load_checkpoint(checkpoints / f"step-{progress.best_step}").adapter)
+    except IntegrityError as error:
+        hooks.log({"event": "note", "message": f"{error}: the adapter of the last step is kept instead of the best"})
+        progress.best_step = None
 
 
 def _freeze(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress) -> Checkpoint:

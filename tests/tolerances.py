@@ -1,0 +1,15 @@
+"""All tolerances of the tests, each with its reason."""
+
+# float32 has 24 bits: one rounding is 6e-8. The same gradient summed in another order (1 x 8 rows, 8 x 1 row, with
+# more or less padding) differs by a few hundred roundings at most; a wrong weight of one row differs by 1e-2.
+SAME_GRADIENT = 1e-5
+
+# The same for the loss of a batch, a sum of a few hundred terms.
+SAME_LOSS = 1e-6
+
+# exp of a mean of equal float32 losses: log(320) = 5.77 is rounded once (4e-8 relative), exp multiplies that by 5.77.
+PERPLEXITY = 1e-6
+
+# bfloat16 has 8 bits (one rounding is 4e-3), float16 11; a few layers and a few steps add up. A forgotten loss scale is a factor of 65,536,
+# a forgotten mean over the batches a factor of 2.
+HALF_PRECISION = 0.1

@@ -1,0 +1,113 @@
+"""What the program decides for itself, and the reason that it gives."""
+
+import pytest
+
+from halfbyte.recipe.plan import Decision, Machine, choose_checkpointing, choose_optimizer, choose_precision, choose_steps, make_plan
+from halfbyte.recipe.schema import Train
+
+CPU = Machine("cpu", "CPU, 2 cores", 2, None, 8_000_000_000)
+T4 = Machine("cuda", "Tesla T4", 2, (7, 5), 16_000_000_000)
+A100 = Machine("cuda", "A100", 8, (8, 0), 40_000_000_000)
+H100 = Machine("cuda", "H100", 8, (9, 0), 80_000_000_000)
+
+
+def plan_of(rows: int = 10, machine: Machine = CPU, has_validation: bool = True, **train):
+    return make_plan(Train(**train), machine, rows, has_validation, [], [])
+
+
+def test_precision_follows_the_chip():
+    assert choose_precision("auto", T4) == Decision(
+        "precision", "float16", "Tesla T4 (capability 7.5) has no bfloat16: float16 with loss scaling, adapters in float32"
+    )
+    assert choose_precision("auto", A100) == Decision("precision", "bfloat16", "A100 (capability 8.0) computes in bfloat16")
+    assert choose_precision("auto", H100).value == "bfloat16"
+    assert choose_precision("auto", CPU) == Decision("precision", "float32", "no GPU found")
+
+
+@pytest.mark.parametrize("machine", [CPU, T4, A100])
+@pytest.mark.parametrize("asked", ["bfloat16", "float16", "float32"])
+def test_a_precision_that_is_asked_for_is_kept(asked, machine):
+    decision = choose_precision(asked, machine)
+    assert decision.value == asked
+    assert decision.reason.startswith("the recipe asks for it")
+    assert ("loss scaling" in decision.reason) == (asked == "float16" and machine is not CPU)
+    # PyTorch says yes to bfloat16 on older chips and imitates it.
+    assert ("only imitates it" in decision.reason) == (asked == "bfloat16" and machine is T4)
+
+
+@pytest.mark.parametrize("asked", ["paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit"])
+def test_an_optimizer_that_needs_a_gpu_is_replaced_on_cpu_and_told(asked):
+    assert choose_optimizer(asked, CPU) == Decision("optimizer", "adamw_torch", f"{asked} of bitsandbytes needs a GPU")
+    assert choose_optimizer(asked, T4) == Decision("optimizer", asked, "the recipe asks for it")
+
+
+def test_the_optimizer_follows_the_device():
+    assert choose_optimizer("auto", CPU).value == "adamw_torch"
+    assert choose_optimizer("auto", T4).value == "paged_adamw_32bit"
+    assert choose_optimizer("adamw_torch", T4).value == choose_optimizer("adamw_torch", CPU).value == "adamw_torch"
+
+
+def test_activations_are_recomputed_where_memory_is_short():
+    assert [choose_checkpointing(None, machine).value for machine in (CPU, T4)] == ["off", "on"]
+    assert [choose_checkpointing(asked, machine).value for asked in (True, False) for machine in (CPU, T4)] == ["on", "on", "off", "off"]
+
+
+@pytest.mark.parametrize(("rows", "batch_size", "accumulation", "epochs", "total", "per_epoch"), [
+    (16, 4, 1, 1, 4, 4),
+    (17, 4, 1, 1, 5, 5),        # the last step of an epoch has one row
+    (17, 4, 2, 3, 9, 3),
+    (1, 8, 8, 1, 1, 1),
+    (100, 4, 1, 0.5, 13, 25),   # half an epoch ends in the middle of a step
+    (10, 10, 1, 0.01, 1, 1),    # never no step at all
+    (400, 4, 1, 1.1, 110, 100),  # 100 * 1.1 is 110.00000000000001: one step too many until it was rounded
+])  # fmt: skip
+def test_steps(rows, batch_size, accumulation, epochs, total, per_epoch):
+    train = Train(batch_size=batch_size, gradient_accumulation_steps=accumulation, num_epochs=epochs)
+    decision, steps, epoch = choose_steps(train, rows)
+    assert (steps, epoch) == (total, per_epoch)
+    assert decision.value == str(total)
+    assert f"{epochs:g} epochs ({rows} rows, {batch_size} x {accumulation} a step, {per_epoch} steps an epoch)" in decision.reason
+
+
+def test_max_steps_wins_over_epochs():
+    decision, steps, epoch = choose_steps(Train(max_steps=7, num_epochs=100), 17)
+    assert (decision.value, steps, epoch) == ("7", 7, 5)
+    assert decision.reason.startswith("max_steps of the recipe")
+
+
+@pytest.mark.parametrize(("asked", "total", "steps"), [
+    (0, 50, 0), (0.03, 50, 2), (0.07, 100, 7), (0.5, 3, 2), (0.001, 3, 1), (1, 50, 1), (10, 50, 10), (60, 50, 60),
+])  # fmt: skip
+def test_warm_up_is_a_share_below_one_and_a_count_from_one(asked, total, steps):
+    plan = plan_of(max_steps=total, warmup_steps=asked)
+    assert plan.warmup_steps == steps
+    reason = next(decision.reason for decision in plan.decisions if decision.name == "learning rate")
+    assert reason == f"cosine after {steps} warm-up steps"
+    told = [note for note in plan.notes if "warm-up" in note]
+    assert bool(told) == (steps > total)
+
+
+def test_validation_comes_ten_times_a_run_or_as_asked():
+    assert [plan_of(max_steps=steps).eval_steps for steps in (1, 9, 10, 11, 200)] == [1, 1, 1, 2, 20]
+    assert plan_of(max_steps=200, eval_steps=7).eval_steps == 7
+    assert plan_of(max_steps=200, eval_steps=200).notes == []
+    assert plan_of(max_steps=200, eval_steps=201).notes == ["eval_steps 201 is beyond the last step: validated and saved at the end only"]
+
+
+@pytest.mark.parametrize(("has_validation", "value", "reason"), [
+    (True, "every 2 steps", "best checkpoint kept by validation loss"), (False, "none", "no validation rows: the last state is kept"),
+])  # fmt: skip
+def test_a_run_without_validation_rows_says_so(has_validation, value, reason):
+    plan = plan_of(max_steps=20, has_validation=has_validation)
+    assert Decision("validation", value, reason) in plan.decisions
+
+
+def test_a_plan_holds_what_it_was_handed_and_goes_into_json():
+    first = Decision("data", "text", "because")
+    plan = make_plan(Train(learning_rate=1e-3, schedule="linear"), T4, 17, True, [first], ["a note"])
+    assert plan.decisions[0] == first
+    assert plan.notes == ["a note"]
+    assert [decision.name for decision in plan.decisions[1:]] == ["precision", "optimizer", "gradient checkpointing", "steps", "learning rate", "validation"]
+    assert (plan.precision, plan.optimizer, plan.gradient_checkpointing) == ("float16", "paged_adamw_32bit", True)
+    assert plan.as_json()["decisions"][0] == {"name": "data", "value": "text", "reason": "because"}
+    assert all(decision.reason for decision in plan.decisions)
