@@ -32,6 +32,14 @@ def where() -> str:
     return f"CPU, {len(os.sched_getaffinity(0))} cores"
 
 
+def _as_typed(words: list[str]) -> list[str]:
+    """The command without --results and its folder, which only says where the figures went."""
+    if "--results" in words:
+        place = words.index("--results")
+        words = words[:place] + words[place + 2 :]
+    return words
+
+
 def save_raw(name: str, content: object, results: Path = RESULTS) -> None:
     results.mkdir(parents=True, exist_ok=True)
     (results / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -43,7 +51,7 @@ def record(claim: str, value: float, unit: str, results: Path = RESULTS, place: 
     file = results / "claims.json"
     claims = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     claims = [one for one in claims if one["claim"] != claim]
-    command = "python " + " ".join([str(Path(sys.argv[0])), *sys.argv[1:]])
+    command = "python " + " ".join(_as_typed(sys.argv))
     claims.append({
         "claim": claim, "value": value, "unit": unit, "command": command, "where": place or where(),
         "date": datetime.now(UTC).date().isoformat(), "versions": versions(),

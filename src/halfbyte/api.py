@@ -29,7 +29,7 @@ from halfbyte.data.records import Record, read_records
 from halfbyte.data.render import Message, Template, choose_template, render_pair, render_prompt, render_text
 from halfbyte.data.split import split_records
 from halfbyte.data.tokens import Tokens, begin_ids, encode_example, encode_pieces
-from halfbyte.errors import DataError, HalfbyteError, IntegrityError
+from halfbyte.errors import DataError, HalfbyteError, IntegrityError, RecipeError
 from halfbyte.evaluate.loss import Loss, measure_loss
 from halfbyte.generate.engine import Marks, Sampling, generate_batch, generate_stream
 from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter, without_adapter
@@ -140,6 +140,8 @@ def plan(loaded: Loaded) -> Planned:
     notes = [*loaded.notes, *prepared.notes]
     if longest and recipe.data.max_length > longest:
         notes.append(f"data.max_length {recipe.data.max_length} is beyond the base's {longest} positions: later ones are untrained")
+    if longest:
+        prepared.prompts = _fitting_prompts(recipe, prepared, tokenizer, longest - recipe.evaluate.max_new_tokens)
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
         [*first, *prepared.decisions, choose_quant(recipe.quant, base)], notes,
@@ -256,7 +258,7 @@ def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_fro
         with stop_on_signal() as stop_asked:
             hooks = Hooks(validate if validation else None, log.append, stop_asked)
             outcome = run_training(model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from)
-        save_adapter(model, run.adapter, planned.base.place)
+        save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
         planned.tokenizer.save_pretrained(str(run.adapter))
         _measure(model, planned, log)
         log.append({
@@ -314,6 +316,16 @@ def _held_out_prompts(test: list[Record]) -> list[str]:
     """Prompts of held-out pairs, or the opening words of held-out passages."""
     chosen = test[:: max(1, len(test) // DEFAULT_PROMPTS)][:DEFAULT_PROMPTS]
     return [record.fields.get("prompt") or " ".join(record.fields["text"].split()[:OPENING_WORDS]) for record in chosen]
+
+
+def _fitting_prompts(recipe: Recipe, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
+    """Prompts with room for their answer. One that the recipe asks for and that has none is refused now, not after training."""
+    lengths = [len(_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer)) for prompt in prepared.prompts]
+    for prompt, length in zip(prepared.prompts, lengths, strict=True):
+        if recipe.evaluate.prompts and length > room:
+            seen = f"evaluate.prompts: {prompt[:40]!r} has {length} tokens, room is {room}"
+            raise RecipeError(seen, hint="shorten it, or lower evaluate.max_new_tokens")
+    return [prompt for prompt, length in zip(prepared.prompts, lengths, strict=True) if length <= room]
 
 
 def _prompt_ids(messages: list[Message], template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:

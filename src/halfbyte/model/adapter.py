@@ -64,10 +64,10 @@ def adapter_folder(source: str) -> Path:
     raise ModelError(f"{source}: no adapter there; expected {' and '.join(ADAPTER_FILES)}", hint="give a run folder, such as runs/quickstart")
 
 
-def save_adapter(model: "PeftModel", folder: Path, base_name: str) -> None:
-    """Writes peft's two files into `folder`, which must be new or ours."""
+def save_adapter(model: "PeftModel", folder: Path, base_name: str, revision: str | None = None) -> None:
+    """Writes peft's two files into `folder`, which must be new or ours. Other tools find the base by name and revision."""
     config = model.peft_config["default"]
-    config.base_model_name_or_path = base_name
+    config.base_model_name_or_path, config.revision = base_name, revision
     # Embeddings are saved when they were trained (modules_to_save); peft's own guess would ask the hub for the base's config.
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     for name in ADAPTER_FILES:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -34,7 +35,8 @@ def peak_bytes(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     import resource  # not on Windows, where CPU runs report no peak
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def torch_device(machine: Machine) -> torch.device:

@@ -122,7 +122,7 @@ class Adapter(Section):
     modules_to_save: list[str] = []
     """Modules trained whole and saved with the adapter (embed_tokens, lm_head); large."""
     init_from: str | None = None
-    """A run folder or adapter folder to go on from; its r, alpha and modules are kept."""
+    """A run folder or adapter folder to go on from; its r, alpha, dropout and modules are kept."""
 
 
 class Train(Section):
@@ -163,7 +163,7 @@ class Train(Section):
 class Evaluate(Section):
     """What is measured at the end, base against tuned."""
 
-    prompts: list[str] = []
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = []
     """Prompts that base and tuned answer side by side in the report."""
     max_new_tokens: Annotated[Whole, Field(ge=1)] = 80
     """Longest answer, in tokens."""
