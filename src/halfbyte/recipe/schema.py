@@ -6,7 +6,7 @@ that users of PEFT, transformers and TRL know; other spellings are translated in
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -22,6 +22,13 @@ def not_a_switch(value: Any) -> Any:
     return value
 
 
+def not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: write a few words, or take it out")
+    return text
+
+
+Said = Annotated[str, AfterValidator(not_empty)]
 Whole = Annotated[int, BeforeValidator(not_a_switch)]
 Real = Annotated[float, BeforeValidator(not_a_switch), Field(allow_inf_nan=False)]
 Share = Annotated[Real, Field(ge=0, le=0.5)]
@@ -163,7 +170,7 @@ class Train(Section):
 class Evaluate(Section):
     """What is measured at the end, base against tuned."""
 
-    prompts: list[Annotated[str, Field(pattern=r"\S")]] = []
+    prompts: list[Said] = []
     """Prompts that base and tuned answer side by side in the report."""
     max_new_tokens: Annotated[Whole, Field(ge=1)] = 80
     """Longest answer, in tokens."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 Points = list[tuple[float, float]]
 
 WIDTH, HEIGHT = 460, 260
-LEFT, RIGHT, BOTTOM = 62, 24, 44
+LEFT, RIGHT, BOTTOM = 76, 24, 44
 MOST_POINTS = 600
 """More than a screen has columns for one chart; a run of 20,000 steps stays a small file."""
 

@@ -345,7 +345,7 @@ def facts(report: dict[str, Any]) -> str:
         "device": report["device"],
         "parameters": count(model.get("parameters")),
         "trained": count(model.get("trainable")) + share,
-        "in 4 bits": f"{100 * model['share_4bit']:.3g} % of parameters" if model.get("share_4bit") is not None else None,
+        "in 4 bits": f"{100 * model['share_4bit']:.3g} % of the decoder's projections" if model.get("share_4bit") is not None else None,
         "weights": size(model.get("weight_bytes")),
         "steps": count(training["steps"]) + (f", {training['stopped']}" if training["stopped"] else ""),
         "training time": duration(training["seconds"]),
