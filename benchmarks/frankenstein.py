@@ -1,6 +1,6 @@
 """recipes/frankenstein.yaml on the real novel and the embedded base: time, perplexity, what was left out.
 
-    python benchmarks/frankenstein.py      reads HALFBYTE_DATA (default ../shared/data), writes results/frankenstein.json
+python benchmarks/frankenstein.py      reads HALFBYTE_DATA (default ../shared/data), writes results/frankenstein.json
 """
 
 import json

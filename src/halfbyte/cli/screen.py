@@ -1,5 +1,7 @@
 """What a run shows in the terminal: plan, progress, result. Everything comes from the plan and the events."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,8 +97,8 @@ class Screen:
             for what, style in (("prompt", "bold"), ("base", "dim"), ("tuned", "green")):
                 self.print(f"[{style}]{what:6}[/] {escape(_short(shown[what]))}", highlight=False)
         self.print(f"\nReport: [bold]{escape(str(folder / 'report.html'))}[/]")
-        self.print(f"Next:   halfbyte chat {escape(str(folder))}", highlight=False)
-        self.print("        halfbyte new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
+        self.print(f"Next:   {escape(_called())} chat {escape(str(folder))}", highlight=False)
+        self.print(f"        {escape(_called())} new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
 
     def _step(self, event: Event) -> None:
         rate = event["tokens_per_second"]
@@ -134,6 +136,14 @@ def print_keys() -> None:
 def printable(text: str) -> str:
     """Data and model output may hold control characters that would move the cursor or retitle the terminal; line ends stay."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _called() -> str:
+    """How to call halfbyte from here: its path where it is not among the commands of the shell, as after `make quickstart`."""
+    program = Path(sys.argv[0])
+    if shutil.which("halfbyte") or program.name != "halfbyte":
+        return "halfbyte"
+    return os.path.relpath(program)
 
 
 def _short(text: str, limit: int = 240) -> str:

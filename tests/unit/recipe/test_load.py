@@ -126,6 +126,7 @@ def test_all_problems_are_told_at_once_each_with_its_line():
 
 @pytest.mark.parametrize(("text", "words"), [
     ("", "data: is missing"),
+    ("data: {path: a.csv}\nevaluate: {prompts: ['a', ' ']}", f"{FILE}:2: evaluate.prompts.1: is empty: write a few words, or take it out, got ' '"),
     ("data: {}\n", f"{FILE}:1: data.path: is missing"),
     ("data: {path: a, kind: prompt_response, response_column: b}\n", f"{FILE}:1: data.prompt_column: is missing"),
     ("name: Tale\n" + LEAST, f"{FILE}:1: name: string should match pattern"),
@@ -446,7 +447,7 @@ def test_the_sections_are_those_of_the_schema():
 @pytest.mark.parametrize("text", [
     LEAST,
     TEXTS.replace("}", ', column: "no", separator: "\\n\\t\\x85 ", rows: separate, keep_boilerplate: true, encoding: cp1252}'),
-    PAIRS.replace("q", '"1e5"') + "evaluate: {prompts: ['null', '', ' ', '#', 'a: b', \"\\u2028\\U0001F600\"]}\n",
+    PAIRS.replace("q", '"1e5"') + "evaluate: {prompts: ['null', '#', 'a: b', \"\\u2028\\U0001F600\"]}\n",
     "quant: {kind: none}\ntrain: {learning_rate: 1e-5, max_steps: 3, warmup_steps: 0.1, gradient_checkpointing: false}\n" + LEAST,
     "adapter: {target_modules: [q_proj], modules_to_save: [lm_head], kind: dora}\nname: '1'\nbase: owner/name@main\n" + LEAST,
 ])  # fmt: skip

@@ -1,0 +1,99 @@
+"""What the pages say is so: keys, verbs, recipes, claims."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from halfbyte.cli.main import app
+from halfbyte.recipe.load import load_recipe, parse_recipe
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+REAL_DATA = {
+    "frankenstein": "frankenstein/frankenstein_chunks.csv",
+    "youtube-comments": "youtube_comments/YT-comments.csv",
+    "viggo": "viggo/test.csv",
+    "mental-health": "mental_health/mental_health_172.csv",
+}
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_keys_is_that_of_the_schema():
+    """`make docs` was run after the last change of schema.py or load.py."""
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == load(ROOT / "scripts" / "write_docs.py").write()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/design.md", "CONTRIBUTING.md"])
+def test_every_verb_that_a_page_names_exists(page):
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = [inline or indented for inline, indented in re.findall(r"`([^`\n]+)`|^    (.*)$", text, re.M)]
+    named = {verb for line in code for verb in re.findall(r"(?:^|/|\s)halfbyte ([a-z]+)\b", line)}
+    assert named <= verbs, named - verbs
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/results.md", "src/halfbyte/base/CARD.md"])
+def test_every_file_that_a_page_links_to_exists(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid(recipe):
+    parsed = parse_recipe(recipe.read_text(encoding="utf-8"), recipe.name, [])
+    assert parsed.recipe.name == recipe.stem
+    assert not parsed.notes
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if "src/halfbyte/samples" in path.read_text()], ids=lambda path: path.stem)
+def test_every_recipe_of_a_sample_plans(recipe, monkeypatch):
+    from halfbyte import api
+
+    monkeypatch.chdir(ROOT)
+    planned = api.plan(load_recipe(recipe))
+    assert planned.prepared.ledger["test_tokens"] > 1000
+    held_out = planned.prepared.ledger["test_tokens"] + planned.prepared.ledger["validation_tokens"]
+    assert held_out < 0.3 * (planned.prepared.ledger["train_tokens"] + held_out)
+    assert not planned.prepared.ledger["left_out"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", REAL_DATA)
+def test_every_recipe_of_real_data_plans(name, real_data):
+    from halfbyte import api
+
+    planned = api.plan(load_recipe(ROOT / "recipes" / f"{name}.yaml", [f"data.path={real_data / REAL_DATA[name]}"]))
+    ledger = planned.prepared.ledger
+    assert ledger["train_rows"] > 10
+    assert ledger["test_rows"] > 1
+
+
+def test_every_claim_says_where_it_comes_from():
+    claims = json.loads((ROOT / "benchmarks" / "results" / "claims.json").read_text())
+    wanted = {"quickstart-s", "quickstart-peak-gb", "nf4-ppl-cost", "base-bits-per-byte", "plain-7b-ms", "plain-falcon-7b-ms"}
+    assert wanted <= {claim["claim"] for claim in claims}
+    for claim in claims:
+        assert set(claim) == {"claim", "value", "unit", "command", "where", "date", "versions"}
+        script = claim["command"].split()[1]
+        assert (ROOT / script).is_file(), claim["command"]
+
+
+def test_the_figures_of_the_card_are_those_of_the_raw_results():
+    raw = json.loads((ROOT / "benchmarks" / "results" / "base_quality.json").read_text())
+    card = (ROOT / "src" / "halfbyte" / "base" / "CARD.md").read_text()
+    for figure in (
+        f"{raw['formats']['bf16']['novels']['bits_per_byte']:.3f} bits a byte",
+        f"NF4+DQ {raw['formats']['nf4+dq']['wikitext']['perplexity']:.1f}",
+        f"{raw['minimal_pairs']['right']} of {raw['minimal_pairs']['pairs']}",
+        f"{raw['endings']['ended']} of {raw['endings']['turns']} answers",
+    ):
+        assert figure in card
