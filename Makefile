@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Options for pip, such as the index of PyTorch's CPU builds.
+PIP_FLAGS ?=
 BIN := $(VENV)/bin
 RUN_INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
@@ -27,9 +29,9 @@ check: $(DEV_INSTALLED)
 numerics: $(DEV_INSTALLED)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 tests/invariants tests/unit/model tests/unit/train tests/unit/evaluate
 
-# On a machine whose Python has torch for its GPU, set PYTHON and VENV stays unused: make gpu GPU_PYTHON=python3
+# Where a Python with torch for the GPU is there already: make gpu GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
-gpu:
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(DEV_INSTALLED))
 	PYTHONPATH=src:$(PYTHONPATH) $(GPU_PYTHON) -m pytest -rs tests/gpu
 
 docs: $(RUN_INSTALLED)
@@ -37,16 +39,16 @@ docs: $(RUN_INSTALLED)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "halfbyte needs Python 3.11 or newer: make PYTHON=python3.12"; exit 3; }
-	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: on Debian and Ubuntu, apt-get install python3-venv"; exit 3; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "the venv module is missing: on Debian and Ubuntu, apt-get install python3-venv"; exit 3; }
 
 # constraints.txt pins what was tested, so that two machines get the same versions.
 $(RUN_INSTALLED): $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@echo "installing into $(VENV): 1.5 GB and a few minutes the first time, several GB where pip brings the CUDA build of PyTorch"
+	$(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(DEV_INSTALLED): $(RUN_INSTALLED)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 clean:

@@ -236,7 +236,7 @@ def main() -> None:
     (args.out / "curve.json").write_text(
         json.dumps(
             {
-                "arguments": {k: str(v) for k, v in vars(args).items()},
+                "arguments": {k: str(v) for k, v in vars(args).items() if not isinstance(v, Path)},
                 "torch": torch.__version__,
                 "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
                 "tokens_per_epoch": sizes,

@@ -29,7 +29,7 @@ from halfbyte.data.records import Record, read_records
 from halfbyte.data.render import Message, Template, choose_template, render_pair, render_prompt, render_text
 from halfbyte.data.split import split_records
 from halfbyte.data.tokens import Tokens, begin_ids, encode_example, encode_pieces
-from halfbyte.errors import DataError, HalfbyteError, IntegrityError, RecipeError
+from halfbyte.errors import DataError, IntegrityError, Interrupted, MachineError, RecipeError
 from halfbyte.evaluate.loss import Loss, measure_loss
 from halfbyte.generate.engine import Marks, Sampling, generate_batch, generate_stream
 from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter, without_adapter
@@ -50,6 +50,10 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "toke
 # When the recipe asks nothing, the report shows answers to the first few held-out rows.
 DEFAULT_PROMPTS = 3
 OPENING_WORDS = 12
+# What a resumed run must not change.
+SETTLED = ("precision", "optimizer", "gradient_checkpointing", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
+# Room for prompt and answer on a base whose config names no length.
+UNNAMED_CONTEXT = 2048
 Listener = Callable[[Event], None]
 
 
@@ -136,12 +140,17 @@ def plan(loaded: Loaded) -> Planned:
     prepared = prepare(recipe, tokenizer)
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
     first = [Decision("base", recipe.base, where), Decision("device", machine.name, f"{machine.memory_bytes / 1e9:.0f} GB of memory")]
-    longest = base.config.get("max_position_embeddings")
+    longest = base.context
     notes = [*loaded.notes, *prepared.notes]
     if longest and recipe.data.max_length > longest:
-        notes.append(f"data.max_length {recipe.data.max_length} is beyond the base's {longest} positions: later ones are untrained")
+        raise RecipeError(
+            f"data.max_length: {recipe.data.max_length} is beyond the {longest} positions of {recipe.base}", hint=f"lower it to {longest} or less"
+        )
     if longest:
-        prepared.prompts = _fitting_prompts(recipe, prepared, tokenizer, longest - recipe.evaluate.max_new_tokens)
+        fitting = _fitting_prompts(recipe, prepared, tokenizer, longest - recipe.evaluate.max_new_tokens)
+        if len(fitting) < len(prepared.prompts):
+            notes.append(f"{len(prepared.prompts) - len(fitting)} held-out prompts are too long to be answered in the report; evaluate.prompts names others")
+        prepared.prompts = fitting
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
         [*first, *prepared.decisions, choose_quant(recipe.quant, base)], notes,
@@ -172,6 +181,7 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
     loaded = parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path / "recipe.resolved.yaml"), [])
     planned = plan(loaded)
     _check_same(run, planned)
+    _check_same_plan(run, planned)
     checkpoint, passed_over = newest_checkpoint(run.checkpoints)
     if checkpoint is None and passed_over:
         raise IntegrityError("\n".join(passed_over), hint="no whole checkpoint is left: start the run again with halfbyte train")
@@ -208,13 +218,15 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     if fast_cpu:
         set_cpu_repacking(model, on=True)
     template = Template(**kept["template"])
-    context = int(base.config.get("max_position_embeddings") or 2048)
+    context = base.context or UNNAMED_CONTEXT
     return Tuned(model, tokenizer, template, _marks(tokenizer, template, base), DTYPES[precision], context)
 
 
 def answer_all(tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8) -> list[str]:
     """One answer to each prompt, by batched decoding."""
     ids = [_prompt_ids([{"role": "user", "content": prompt}], tuned.template, tuned.tokenizer) for prompt in prompts]
+    for number, prompt in enumerate(ids, 1):
+        _check_room(f"prompt {number}", len(prompt), tuned, sampling)
     answers = generate_batch(tuned.model, ids, tuned.marks, sampling, tuned.dtype, batch_size)
     return [tuned.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 
@@ -227,10 +239,15 @@ def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Calla
     while len(ids) > room and forgotten + 2 < len(messages):
         forgotten += 2  # a whole turn: what was asked and what was answered
         ids = _prompt_ids(messages[forgotten:], tuned.template, tuned.tokenizer)
-    if len(ids) > room:
-        raise DataError(f"the prompt has {len(ids)} tokens, room is {room} ({tuned.context} less {sampling.max_new_tokens} for the answer)", hint="shorten it")
+    _check_room("the prompt", len(ids), tuned, sampling)
     answer = generate_stream(tuned.model, ids, tuned.marks, sampling, tuned.dtype, tuned.tokenizer, show)
     return tuned.tokenizer.decode(answer, skip_special_tokens=True), forgotten
+
+
+def _check_room(what: str, length: int, tuned: Tuned, sampling: Sampling) -> None:
+    room = tuned.context - sampling.max_new_tokens
+    if length > room:
+        raise DataError(f"{what} has {length} tokens, room is {room} ({tuned.context} less {sampling.max_new_tokens} for the answer)", hint="shorten it")
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
@@ -242,6 +259,7 @@ def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_fro
     log.append({"event": "data", "ledger": prepared.ledger})
     try:
         loaded = load_base(planned.base, recipe.quant, planned.plan.precision, torch_device(machine))
+        _check_init_from(recipe, planned.base)
         model, adapted = add_adapter(loaded.model, recipe.adapter, recipe.seed)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.append({
@@ -249,7 +267,7 @@ def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_fro
             "weight_bytes": loaded.weight_bytes, "adapter": adapted.value, "reason": adapted.reason,
         })  # fmt: skip
         dtype, pad = DTYPES[planned.plan.precision], _pad_id(planned.tokenizer)
-        validation = in_order(prepared.validation, recipe.evaluate.batch_size, pad)
+        validation = in_order(prepared.validation, _rows_at_a_time(recipe), pad)
 
         def validate() -> tuple[float, int]:
             measured = measure_loss(model, validation, dtype)
@@ -265,9 +283,21 @@ def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_fro
             "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,
             "stopped": outcome.stopped, "peak_bytes": peak_bytes(machine.device),
         })  # fmt: skip
-    except HalfbyteError as error:
-        if error.exit_code != 4:
-            log.append({"event": "failed", "message": error.message})
+    except Interrupted:
+        write_report(run.path)
+        raise
+    except KeyboardInterrupt as error:  # while loading or measuring, where there is no step to wait for
+        log.append({"event": "interrupted"})
+        write_report(run.path)
+        raise Interrupted("stopped before the run was finished") from error
+    except torch.OutOfMemoryError as error:
+        seen = f"out of memory on {machine.name}: {str(error).split(chr(10))[0]}"
+        log.append({"event": "failed", "message": seen})
+        write_report(run.path)
+        less = "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
+        raise MachineError(seen, hint=f"{less}; then halfbyte train again, or --resume where a checkpoint was saved") from error
+    except Exception as error:
+        log.append({"event": "failed", "message": str(error)})
         write_report(run.path)
         raise
     write_report(run.path)
@@ -277,7 +307,7 @@ def _measure(model: nn.Module, planned: Planned, log: EventLog) -> None:
     """Base (adapter off) against tuned on the same held-out tokens, then their answers side by side."""
     recipe, prepared, tokenizer = planned.recipe, planned.prepared, planned.tokenizer
     dtype = DTYPES[planned.plan.precision]
-    test = in_order(prepared.test, recipe.evaluate.batch_size, _pad_id(tokenizer))
+    test = in_order(prepared.test, _rows_at_a_time(recipe), _pad_id(tokenizer))
     if test:
         with without_adapter(model):
             base = measure_loss(model, test, dtype)
@@ -289,11 +319,16 @@ def _measure(model: nn.Module, planned: Planned, log: EventLog) -> None:
     sampling = Sampling(recipe.evaluate.max_new_tokens, repetition_penalty=recipe.evaluate.repetition_penalty)
     if ids:
         with without_adapter(model):
-            before = generate_batch(model, ids, marks, sampling, dtype, recipe.evaluate.batch_size)
-        after = generate_batch(model, ids, marks, sampling, dtype, recipe.evaluate.batch_size)
+            before = generate_batch(model, ids, marks, sampling, dtype, _rows_at_a_time(recipe))
+        after = generate_batch(model, ids, marks, sampling, dtype, _rows_at_a_time(recipe))
         for prompt, base_ids, tuned_ids in zip(prepared.prompts, before, after, strict=True):
             base_text, tuned_text = (tokenizer.decode(said, skip_special_tokens=True) for said in (base_ids, tuned_ids))
             log.append({"event": "generation", "prompt": prompt, "base": base_text, "tuned": tuned_text})
+
+
+def _rows_at_a_time(recipe: Recipe) -> int:
+    """What trains fits, so as many rows are measured at a time unless the recipe says otherwise."""
+    return recipe.evaluate.batch_size or recipe.train.batch_size
 
 
 def _perplexity_event(name: str, measured: Loss) -> Event:
@@ -358,8 +393,15 @@ def _quant(kept: dict[str, Any]) -> NF4 | FP4 | NoQuant:
 def _resolved(recipe: Recipe) -> str:
     from halfbyte.recipe.load import dump_recipe
 
-    data = recipe.data.model_copy(update={"path": str(Path(recipe.data.path).expanduser().resolve())})
-    return dump_recipe(recipe.model_copy(update={"data": data}))
+    data = recipe.data.model_copy(update={"path": _absolute(recipe.data.path)})
+    start = recipe.adapter.init_from
+    adapter = recipe.adapter if start is None else recipe.adapter.model_copy(update={"init_from": _absolute(start)})
+    base = _absolute(recipe.base) if recipe.base != "embedded" and Path(recipe.base).expanduser().is_dir() else recipe.base
+    return dump_recipe(recipe.model_copy(update={"data": data, "adapter": adapter, "base": base}))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def _write_plan(run: RunFolder, planned: Planned) -> None:
@@ -387,6 +429,22 @@ def _check_same(run: RunFolder, planned: Planned) -> None:
     if changed:
         seen = f"{planned.recipe.data.path} is not what the run was started with: {', '.join(changed)}"
         raise IntegrityError(seen, hint="put the old file back, or start a new run")
+
+
+def _check_init_from(recipe: Recipe, base: Base) -> None:
+    """The adapter of a run fits any base of its shapes, and means something on its own alone."""
+    start = recipe.adapter.init_from
+    if start is not None and (Path(start) / "plan.json").is_file():
+        _check_base(open_run(Path(start)).read_plan(), base)
+
+
+def _check_same_plan(run: RunFolder, planned: Planned) -> None:
+    """A run goes on as it was begun: on another machine the plan may fall out differently."""
+    kept, now = run.read_plan(), planned.plan.as_json()
+    changed = [f"{key.replace('_', ' ')} {kept[key]} -> {now[key]}" for key in SETTLED if kept[key] != now[key]]
+    if changed:
+        seen = f"{run.path} was begun with another plan than this machine gives: {', '.join(changed)}"
+        raise MachineError(seen, hint="resume it where it was begun, or start a new run with adapter.init_from=RUN")
 
 
 def _check_base(kept: dict[str, Any], base: Base) -> None:

@@ -2,7 +2,8 @@
 
 The message says what was seen and where, the hint what to do. The API raises it, the command prints
 both without a traceback and leaves with `exit_code`: 0 done, 1 our bug, 2 your input, 3 machine,
-4 interrupted and resumable, 5 integrity.
+4 interrupted and resumable, 5 integrity (130, the
+shell's own, after Ctrl-C where there was nothing to save).
 """
 
 

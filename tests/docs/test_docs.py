@@ -97,3 +97,10 @@ def test_the_figures_of_the_card_are_those_of_the_raw_results():
         f"{raw['endings']['ended']} of {raw['endings']['turns']} answers",
     ):
         assert figure in card
+
+
+def test_no_page_and_no_figure_names_a_folder_of_somebody_s_machine():
+    places = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.yaml"), *ROOT.glob("benchmarks/results/*.json"),
+              *ROOT.glob("src/halfbyte/base/*.json"), *ROOT.glob("src/halfbyte/**/*.py"), *ROOT.glob("scripts/**/*.py")]  # fmt: skip
+    found = [str(file) for file in places if re.search(r"(^|[\s\"'=])/(tmp|root|home|work)/", file.read_text(encoding="utf-8"))]
+    assert not found

@@ -306,8 +306,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, monkeypatch, capfd):
     assert halfbyte(monkeypatch, capfd, "evaluate", tmp_path)[0] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_leaves_and_resume_ends_alike(base, tmp_path, number):
     """A real process: it is signalled in mid-training, exits 4 and names the way on; resumed, it ends as the run that was left alone."""
     file = write_data(tmp_path, "pairs")

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from halfbyte import __version__
 from halfbyte.cli.screen import Screen, error_console, print_keys, printable
-from halfbyte.errors import DataError, HalfbyteError, Interrupted, MachineError, RecipeError
+from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
 app = typer.Typer(
     name="halfbyte", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -160,9 +160,14 @@ def generate(
 
 
 @app.command()
-def recipe(explain: Annotated[bool, typer.Option("--explain", help="List every key with its default and its sentence.")] = False) -> None:
+def recipe(
+    context: typer.Context, explain: Annotated[bool, typer.Option("--explain", help="List every key with its default and its sentence.")] = False
+) -> None:
     """What a recipe may say."""
-    print_keys()
+    if explain:
+        print_keys()
+    else:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
@@ -180,9 +185,6 @@ def main() -> None:
         if error.hint:
             console.print("hint: " + escape(printable(error.hint)), highlight=False)
         sys.exit(error.exit_code)
-    except SystemExit as leaving:
-        # typer leaves with the shell's 130 after Ctrl-C; inside training it does not come to that.
-        sys.exit(Interrupted.exit_code if leaving.code == 130 else leaving.code)
     except Exception:  # noqa: BLE001 - the last place: told as our bug, with the traceback and exit code 1
         traceback.print_exc()
         error_console().print("This is a bug of halfbyte, not of your input: please report it with the lines above.", style="bold red")

@@ -6,6 +6,7 @@ import yaml
 
 from halfbyte.data.records import read_records
 from halfbyte.data.split import split_records
+from halfbyte.recipe.load import folder_name
 from halfbyte.recipe.schema import AutoData, TextData
 
 # Decisions that stand above the section; the others stand behind their key.
@@ -20,7 +21,7 @@ def write_recipe_for(file: Path, base: str) -> str:
     why = {decision.name: decision.reason for decision in [*reading.decisions, split.decision]}
     lines = [
         _comment(f"Written by `halfbyte new {file}`. Every key is explained by `halfbyte recipe --explain`."),
-        f"name: {_quoted(_name(file))}",
+        f"name: {_quoted(folder_name(file.stem))}",
         f"base: {base if base == 'embedded' else _quoted(base)}                # or a folder, or a hub name such as mistralai/Mistral-7B-v0.1",
         "",
         f"# {reading.records_read} rows read" + "".join(f"; {count} left out: {reason}" for reason, count in reading.left_out.items()),
@@ -60,11 +61,6 @@ def write_recipe_for(file: Path, base: str) -> str:
 
 def _epochs(rows: int) -> int:
     return 5 if rows < 500 else 3 if rows < 5000 else 1
-
-
-def _name(file: Path) -> str:
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in file.stem.lower()).strip("-")
-    return kept[:64] or "run"
 
 
 def _quoted(text: str) -> str:

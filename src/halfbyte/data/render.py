@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Example:
-    """What one row says, in order. `whole`: a text that is joined and cut, rather than a row of its own."""
+    """What one row or one text says, in order."""
 
     pieces: list[Piece]
     file: str

@@ -1,8 +1,8 @@
 """Records -> train, validation and test records, without a page or a prompt on two sides.
 
 A book is split where it stands: its end is the test part, what comes before that validates, so that
-neighbouring pages do not tell on each other. Pairs and separate texts are drawn by the hash of their
-prompt, so that adding or reordering rows moves few others and equal prompts stay together.
+neighbouring pages do not tell on each other. Pairs and separate texts are drawn by hash, so that adding
+or reordering rows moves few others; rows that share a prompt or a response stay together.
 """
 
 import hashlib
@@ -53,11 +53,13 @@ def _split_book(records: list[Record], validation_share: float, test_share: floa
 
 
 def _split_by_hash(records: list[Record], validation_share: float, test_share: float) -> Split:
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        asked = " ".join(record.fields.get("prompt", record.fields.get("text", "")).lower().split())
-        groups.setdefault(hashlib.sha256(asked.encode()).hexdigest(), []).append(record)
+    """Rows that share a prompt or a response stay on one side; short answers that many rows share (labels) only by prompt."""
     wanted_test, wanted_validation = round(len(records) * test_share), round(len(records) * validation_share)
+    groups = _groups(records, ("prompt", "response", "text"))
+    reason = "drawn by hash; rows that share a prompt or a response stay on one side"
+    if groups and max(map(len, groups.values())) > max(1, wanted_test):
+        groups = _groups(records, ("prompt", "text"))
+        reason = "drawn by the hash of the prompt; equal prompts stay on one side"
     side: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
     for key in sorted(groups):
         if len(side["test"]) + len(groups[key]) <= wanted_test:
@@ -66,8 +68,42 @@ def _split_by_hash(records: list[Record], validation_share: float, test_share: f
             side["validation"] += groups[key]
         else:
             side["train"] += groups[key]
-    reason = "drawn by the hash of the prompt; equal prompts stay on one side"
+    answers = {_alike(record.fields.get("response", "")) for record in side["train"]} - {""}
+    known = sum(_alike(record.fields.get("response", "")) in answers for record in side["test"])
+    if known:
+        reason += f"; {known} of {len(side['test'])} test responses also stand in training, because many rows share one"
     return Split(side["train"], side["validation"], side["test"], Decision("split", _shares(*map(len, side.values())), reason))
+
+
+def _groups(records: list[Record], fields: tuple[str, ...]) -> dict[str, list[Record]]:
+    """Connected rows (union-find), by the smallest hash of their first field, so that an answer that is edited moves no row."""
+    root: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while root.setdefault(key, key) != key:
+            root[key] = root[root[key]]
+            key = root[key]
+        return key
+
+    keys = []
+    for record in records:
+        said = [f"{name}: {_alike(record.fields[name])}" for name in fields if name in record.fields]
+        hashed = [hashlib.sha256(text.encode()).hexdigest() for text in said]
+        keys.append(hashed[0])
+        for other in hashed[1:]:
+            first, second = sorted((find(hashed[0]), find(other)))
+            root[second] = first
+    smallest: dict[str, str] = {}
+    for key in keys:
+        smallest[find(key)] = min(key, smallest.get(find(key), key))
+    groups: dict[str, list[Record]] = {}
+    for key, record in zip(keys, records, strict=True):
+        groups.setdefault(smallest[find(key)], []).append(record)
+    return groups
+
+
+def _alike(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def _shares(train: int, validation: int, test: int) -> str:

@@ -17,6 +17,7 @@ EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
 HUB_PATIENCE_SECONDS = 4
 FINGERPRINT_BYTES = 4_000_000
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
 # What the classes of language models are called; transformers would also load an encoder (BERT), which looks ahead.
 WRITING_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -31,6 +32,12 @@ class Base:
     config: dict[str, Any]
     fingerprint: str
     """Tells whether a run is used with the base that it was trained on."""
+
+    @property
+    def context(self) -> int | None:
+        """Positions that the base was made for, under whichever name its family gives them; None when it names none."""
+        inner = self.config.get("text_config") or {}
+        return next((int(part[key]) for part in (self.config, inner) for key in CONTEXT_KEYS if isinstance(part.get(key), int)), None)
 
     @property
     def quantization(self) -> dict[str, Any] | None:
@@ -170,5 +177,8 @@ def _check(name: str, config: dict[str, Any]) -> None:
         raise ModelError(
             f"base: {name} is a {architectures[0]}, which does not write text from left to right", hint="give a language model, one that ends in ForCausalLM"
         )
-    if "auto_map" in config and not config.get("model_type"):
-        raise ModelError(f"base: {name} needs its own code to load, which is not run here", hint="give a model that transformers knows")
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        if config.get("model_type") not in CONFIG_MAPPING:
+            raise ModelError(f"base: {name} needs its own code to load, which is not run here", hint="give a model that transformers knows")

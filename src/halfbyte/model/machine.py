@@ -33,7 +33,7 @@ def peak_bytes(device: str) -> int:
     """Highest memory so far: of PyTorch's allocations on a GPU, of the whole process (resident) on CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    import resource  # not on Windows, where CPU runs report no peak
+    import resource  # Unix only, as is memory_limit_bytes
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -114,7 +114,7 @@ def parse_recipe(text: str, file: str, overrides: list[str], default_name: str =
             problems.append(f"{word}: not an override; write section.key=value")
     words, more = _translate(given, {}, problems)
     _overlay(values, words, places)
-    values.setdefault("name", _folder_name(default_name))
+    values.setdefault("name", folder_name(default_name))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -280,7 +280,8 @@ def _get(values: dict[str, Any], dotted: str) -> Any:
     return (values[section][key] if key else values[section]) if _has(values, dotted) else None
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
+    """The name of a file as the name of a run: small letters, digits, dot, dash and underscore."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name.lower()).strip("._-")
     return kept[:64] or "run"
 

@@ -176,8 +176,8 @@ class Evaluate(Section):
     """Longest answer, in tokens."""
     repetition_penalty: Annotated[Real, Field(ge=1, le=2)] = 1.0
     """Above 1, greedy decoding is kept from saying the same again; the same for base and tuned. Small models need it."""
-    batch_size: Annotated[Whole, Field(ge=1)] = 8
-    """Rows or prompts computed at a time."""
+    batch_size: Annotated[Whole, Field(ge=1)] | None = None
+    """Rows or prompts computed at a time; as many as train.batch_size when not given."""
 
 
 class Recipe(Section):

@@ -1,4 +1,4 @@
-"""events.jsonl: what happened, append-only, one line a step. The report is made from it alone."""
+"""events.jsonl: what happened, append-only, one line a step. The figures of the report come from it alone."""
 
 import json
 import math

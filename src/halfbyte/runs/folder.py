@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfbyte.errors import DataError, MachineError
+from halfbyte.errors import DataError, IntegrityError, MachineError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def read_plan(self) -> dict[str, Any]:
-        return json.loads(self.plan.read_text(encoding="utf-8"))
+        """Raises IntegrityError when it is not what was written."""
+        try:
+            return json.loads(self.plan.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise IntegrityError(f"{self.plan} is damaged: {error}", hint="start the run again") from error
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         write_whole(self.plan, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")

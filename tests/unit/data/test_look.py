@@ -34,7 +34,7 @@ def test_a_recipe_for_pairs_names_the_columns_and_the_reasons():
     text, recipe = written_for(SAMPLES / "comment_replies.csv")
     assert (recipe.data.prompt_column, recipe.data.response_column) == ("Comment", "Response")
     assert "columns 'Comment' and 'Response' are known names of prompt and response" in text
-    assert "equal prompts stay on one side" in text
+    assert "rows that share a prompt or a response stay on one side" in text
 
 
 def test_a_recipe_for_a_column_of_texts_says_book_or_separate(tmp_path):
@@ -58,7 +58,7 @@ def test_what_was_found_and_left_out_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "run"), [
-    ("2024.csv", "2024"), ("no.csv", "no"), ("null.csv", "null"), ("2024-01-01.csv", "2024-01-01"), ("My Tale_v2 (x).csv", "my-tale-v2--x"),
+    ("2024.csv", "2024"), ("no.csv", "no"), ("null.csv", "null"), ("2024-01-01.csv", "2024-01-01"), ("My Tale_v2 (x).csv", "my-tale_v2--x"),
     ("\u00e9\u00e9.csv", "run"), ("-.csv", "run"), ("a" * 100 + ".csv", "a" * 64), ('a "b" # c: d.csv', "a--b----c--d"), ("a\nb\tc\x07.csv", "a-b-c"),
     ("\U0001f600\u2028.csv", "run"), ("a\\b.csv", "a-b"),
 ])  # fmt: skip

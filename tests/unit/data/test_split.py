@@ -79,7 +79,7 @@ def test_no_prompt_stands_on_two_sides():
     assert all(sets)
     assert not sets[0] & sets[1] | sets[0] & sets[2] | sets[1] & sets[2]
     assert sum(map(len, sides(split).values())) == len(prompts)
-    assert "equal prompts stay on one side" in split.decision.reason
+    assert "rows that share a prompt or a response stay on one side" in split.decision.reason
 
 
 @pytest.mark.parametrize(("rows", "shares"), [(59, {}), (172, {}), (10, {}), (3, {}), (40, {"validation_share": 0.5, "test_share": 0.3})])
@@ -88,6 +88,25 @@ def test_no_more_is_held_out_than_was_asked_for(rows, shares):
     assert len(split.test) == round(rows * shares.get("test_share", 0.15))
     assert len(split.validation) == round(rows * shares.get("validation_share", 0.08))
     assert shares or len(split.test) + len(split.validation) <= rows / 4 + 1, "a quarter, and the row that rounding may add"
+
+
+def split_answers(responses: list[str]) -> Split:
+    records = [Record({"prompt": f"prompt {i}", "response": response}, "a.csv", i + 2) for i, response in enumerate(responses)]
+    return split_records(Reading(PairData(kind="prompt_response", path="a.csv", prompt_column="p", response_column="r"), records))
+
+
+def test_no_response_stands_on_two_sides():
+    """Guards against a test part whose answers were trained on: several sentences for one meaning, as in ViGGO."""
+    split = split_answers([f"Meaning {i // 3}" if i % 2 else f" meaning  {i // 3}" for i in range(300)])
+    sets = [{" ".join(record.fields["response"].lower().split()) for record in records} for records in sides(split).values()]
+    assert all(sets)
+    assert not sets[0] & sets[1] | sets[0] & sets[2] | sets[1] & sets[2]
+
+
+def test_labels_are_on_both_sides_and_that_is_said():
+    split = split_answers(["yes" if i % 3 else "no" for i in range(100)])
+    assert len(split.test) == 15
+    assert "15 of 15 test responses also stand in training" in split.decision.reason
 
 
 def test_a_prompt_that_is_asked_often_goes_whole_to_the_training_rows():
