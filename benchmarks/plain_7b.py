@@ -18,11 +18,14 @@ from pathlib import Path
 import torch
 
 from claims import RESULTS, record, save_raw
+from halfbyte import api
 from halfbyte.data.batches import Batch
 from halfbyte.model.adapter import add_adapter
-from halfbyte.model.base import find_base
+from halfbyte.model.base import EMBEDDED_FOLDER, find_base
 from halfbyte.model.load import load_base
+from halfbyte.recipe.load import parse_recipe
 from halfbyte.recipe.schema import NF4, Adapter
+from halfbyte.runs.folder import read_report
 from halfbyte.train.optimizer import make_optimizer
 from halfbyte.train.step import train_step
 
@@ -101,15 +104,36 @@ def time_steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: i
     }  # fmt: skip
 
 
+def whole_run(name: str, scratch: Path) -> dict:
+    """`halfbyte train` from file to report on the same random base (the embedded tokenizer's ids fit into its vocabulary)."""
+    folder = scratch / f"random-{name}-7b"
+    write_random_base(name, folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(EMBEDDED_FOLDER / file, folder)
+    tale = EMBEDDED_FOLDER.parent / "samples" / "gothic_tale.txt"
+    text = f"name: whole\nbase: {folder}\ndata:\n  path: {tale}\n  kind: text\n  max_length: {TOKENS}\ntrain:\n  max_steps: 4\n  batch_size: 1\n"
+    torch.cuda.reset_peak_memory_stats()
+    run = api.train(parse_recipe(text, "whole.yaml", []), scratch / "runs")
+    report = read_report(run.path)
+    shutil.rmtree(folder)
+    return {"peak_allocated_gb": report["training"]["peak_bytes"] / 1e9, "status": report["status"], "perplexity": report["perplexity"], "rows": 1}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="+", choices=sorted(CLAIMS))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--whole-run", action="store_true", help="instead: the peak of a whole run of one row at a time, load, validation and answers included")
     args = parser.parse_args()
     file = args.results / "plain_7b.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
+    if args.whole_run:
+        found["whole_run"] = {name: whole_run(name, args.scratch) for name in args.models}
+        print(found["whole_run"])
+        save_raw("plain_7b.json", found, args.results)
+        return
     for name in args.models:
         found[name] = measure(name, args.steps, args.scratch)
         for rows, timed in found[name]["by_rows"].items():
