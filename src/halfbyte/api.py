@@ -196,6 +196,12 @@ def evaluate(path: Path, listener: Listener | None = None) -> RunFolder:
     run = open_run(path)
     planned = plan(parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path), []))
     _check_same(run, planned)
+    run.check_adapter()
+    with run.locked():
+        return _evaluate_alone(planned, run, listener)
+
+
+def _evaluate_alone(planned: Planned, run: RunFolder, listener: Listener | None) -> RunFolder:
     log = EventLog(run.events, listener)
     loaded = load_base(planned.base, planned.recipe.quant, planned.plan.precision, torch_device(planned.machine))
     model = load_adapter(loaded.model, str(run.path))
@@ -208,6 +214,7 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     """Base and adapter of a run, for chat and generation. `fast_cpu` lets bitsandbytes repack where the CPU can."""
     run = open_run(path)
     kept = run.read_plan()
+    run.check_adapter()
     base = find_base(kept["base"])
     _check_base(kept, base)
     tokenizer = load_tokenizer(base)
@@ -251,11 +258,16 @@ def _check_room(what: str, length: int, tuned: Tuned, sampling: Sampling) -> Non
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
+    with run.locked():
+        _run_alone(planned, run, listener, resume_from, command, passed_over or [])
+
+
+def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str]) -> None:
     log = EventLog(run.events, listener)
     recipe, machine, prepared = planned.recipe, planned.machine, planned.prepared
-    for line in passed_over or []:
+    for line in passed_over:
         log.append({"event": "note", "message": line})
-    log.append({"event": "run", "name": recipe.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
+    log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
     log.append({"event": "data", "ledger": prepared.ledger})
     try:
         loaded = load_base(planned.base, recipe.quant, planned.plan.precision, torch_device(machine))
@@ -278,6 +290,8 @@ def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_fro
             outcome = run_training(model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from)
         save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
         planned.tokenizer.save_pretrained(str(run.adapter))
+        run.seal_adapter()
+        log.append({"event": "measuring"})
         _measure(model, planned, log)
         log.append({
             "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,

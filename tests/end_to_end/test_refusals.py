@@ -1,6 +1,7 @@
 """What would go wrong quietly is refused by name: memory, another plan, another base, too little room."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from halfbyte import api
 from halfbyte.errors import DataError, IntegrityError, Interrupted, MachineError, RecipeError
 from halfbyte.generate.engine import Sampling
 from halfbyte.recipe.load import parse_recipe
-from halfbyte.runs.folder import read_report
+from halfbyte.runs.folder import open_run, read_report
 from toys import make_base
 
 
@@ -114,3 +115,27 @@ def test_a_damaged_plan_is_not_our_bug(finished):
     (finished / "plan.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"plan\.json is damaged"):
         api.open_tuned(finished)
+
+
+def test_a_run_that_is_being_written_is_left_alone(finished):
+    """Guards against `--resume` beside a training: two writers, and a checkpoint that was promised and removed."""
+    run = open_run(finished)
+    with run.locked(), pytest.raises(DataError, match=r"is being written by process \d+"):
+        api.evaluate(finished)
+    api.evaluate(finished)
+
+
+def test_an_adapter_with_a_flipped_bit_is_noticed(finished):
+    weights = finished / "adapter" / "adapter_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-7] ^= 1
+    weights.write_bytes(raw)
+    with pytest.raises(IntegrityError, match="is not what was written"):
+        api.open_tuned(finished)
+
+
+def test_a_run_without_an_adapter_says_that_it_is_not_finished(finished):
+    shutil.rmtree(finished / "adapter")
+    with pytest.raises(DataError, match="the run is not finished") as caught:
+        api.open_tuned(finished)
+    assert "--resume" in caught.value.hint

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from halfbyte import api
 from halfbyte.cli.main import main
-from halfbyte.errors import DataError, IntegrityError, Interrupted, ModelError
+from halfbyte.errors import DataError, IntegrityError, Interrupted
 from halfbyte.recipe.load import parse_recipe
+from halfbyte.runs.folder import open_run
 from toys import make_base
 
 SENTENCE = "the keeper lit the lamp and the sea was quiet. "
@@ -81,7 +82,18 @@ def halfbyte(monkeypatch, capfd, *words: str) -> tuple[int, str, str]:
 def test_a_run_leaves_its_files_its_events_and_its_report(runs, kind):
     run = runs(kind)
     names = {path.name for path in run.iterdir()}
-    assert names == {"recipe.yaml", "recipe.resolved.yaml", "plan.json", "events.jsonl", "adapter", "checkpoints", "report.json", "report.html"}
+    assert names == {
+        "recipe.yaml",
+        "recipe.resolved.yaml",
+        "plan.json",
+        "events.jsonl",
+        "adapter",
+        "adapter.sha256",
+        "checkpoints",
+        "report.json",
+        "report.html",
+        ".lock",
+    }
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"} <= {
         path.name for path in (run / "adapter").iterdir()
     }
@@ -141,11 +153,14 @@ def test_an_adapter_that_was_swapped_is_seen_by_evaluate(base, runs, tmp_path):
     run = shutil.copytree(runs("text"), tmp_path / "run")
     other = api.train(recipe_for(base, runs("text").parent.parent / "tale.txt", "seed=5"), tmp_path / "other").path
     shutil.copy(other / "adapter" / "adapter_model.safetensors", run / "adapter")
+    with pytest.raises(IntegrityError, match="is not what was written"):
+        api.evaluate(run)
+    open_run(run).seal_adapter()
     api.evaluate(run)
     losses = [event["loss"] for event in told(run, "perplexity") if event["model"] == "tuned"]
     assert losses[0] != losses[1]
     (run / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="no adapter there"):
+    with pytest.raises(DataError, match="has no adapter yet"):
         api.evaluate(run)
 
 

@@ -25,6 +25,8 @@ def converse(run: Path, sampling: Sampling) -> None:
         try:
             said = input("you > " if person else "").strip()
         except (EOFError, KeyboardInterrupt):
+            if person:
+                print()
             break
         if said == "/quit":
             break

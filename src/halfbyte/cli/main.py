@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from halfbyte import __version__
-from halfbyte.cli.screen import Screen, error_console, print_keys, printable
+from halfbyte.cli.screen import Screen, called, error_console, print_keys, printable
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
 app = typer.Typer(
@@ -54,13 +54,14 @@ def quickstart(runs: RunsFolder = Path("runs")) -> None:
 @app.command()
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Your data: .txt, .md or .csv.")],
+    stated: Annotated[list[str] | None, typer.Argument(metavar="[DATA.KEY=VALUE]...", help="What looking does not tell: data.prompt_column=Frage.")] = None,
     base: Annotated[str, typer.Option(help="The model to start from.")] = "embedded",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the recipe; FILE's name with .yaml here when not given.")] = None,
 ) -> None:
     """Look at a file and write a recipe for it, with every decision explained."""
     from halfbyte.data.look import write_recipe_for
 
-    text = write_recipe_for(file, base)
+    text = write_recipe_for(file, base, stated)
     target = output or Path(f"{file.stem}.yaml")
     if target.exists():
         raise DataError(f"{target} exists and is left as it is", hint="choose another name with --output")
@@ -69,7 +70,7 @@ def new(
     except OSError as error:
         raise MachineError(f"{target}: cannot be written: {error.strerror}", hint="choose another place with --output") from error
     typer.echo(text)
-    typer.echo(f"Written to {target}. Next: halfbyte train {target}")
+    typer.echo(f"Written to {target}. Next: {called()} train {target}")
 
 
 @app.command()

@@ -41,7 +41,7 @@ class Screen:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self._close_bar()
         if isinstance(error, Interrupted) and self.folder:
-            error.hint = error.hint or f"go on with: halfbyte train --resume {self.folder}"
+            error.hint = error.hint or f"go on with: {called()} train --resume {self.folder}"
 
     def on_plan(self, planned: Any, run: Any) -> None:
         self.total, self.folder = planned.plan.total_steps, run.path
@@ -60,7 +60,8 @@ class Screen:
         ledger = planned.prepared.ledger
         left = sum(item["count"] for item in ledger["left_out"])
         rows = f"{ledger['train_rows']} to train, {ledger['validation_rows']} to validate, {ledger['test_rows']} to test"
-        self.print(f"{ledger['records_read']} records read, {left} left out; rows: {rows}")
+        why = "; ".join(f"{item['count']} {item['reason']}" for item in ledger["left_out"])
+        self.print(f"{ledger['records_read']} records read, {left} left out{f' ({why})' if why else ''}; rows of tokens: {rows}")
 
     def on_event(self, event: Event) -> None:
         kind = event["event"]
@@ -75,9 +76,11 @@ class Screen:
         elif kind == "validation":
             self.validation = event["loss"]
         elif kind in ("skipped", "note", "resume"):
-            self.print(f"[yellow]{kind}[/] step {event.get('step', '')} {escape(event.get('reason') or event.get('message') or '')}", highlight=False)
-        elif kind == "perplexity":
+            where = f" step {event['step']}" if "step" in event else ""
+            self.print(f"[yellow]{kind}[/]{where} {escape(printable(event.get('reason') or event.get('message') or ''))}", highlight=False)
+        elif kind == "measuring":
             self._close_bar()
+            self.print("measuring base against tuned on the held-out rows ...")
 
     def show_result(self, folder: Path) -> None:
         result = read_report(folder)
@@ -90,6 +93,7 @@ class Screen:
             table.add_row("perplexity", f"{perplexity['base']:.2f}", f"{perplexity['tuned']:.2f}", f"{change:+.1%}")
             self.print(table)
             self.print(f"on {perplexity['tokens']:,} held-out tokens that were never trained on")
+            self._tell_training(result["training"])
         else:
             self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share.", style="yellow")
         for shown in result["generations"][:1]:
@@ -97,14 +101,22 @@ class Screen:
             for what, style in (("prompt", "bold"), ("base", "dim"), ("tuned", "green")):
                 self.print(f"[{style}]{what:6}[/] {escape(_short(shown[what]))}", highlight=False)
         self.print(f"\nReport: [bold]{escape(str(folder / 'report.html'))}[/]")
-        self.print(f"Next:   {escape(_called())} chat {escape(str(folder))}", highlight=False)
-        self.print(f"        {escape(_called())} new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
+        self.print(f"Next:   {escape(called())} chat {escape(str(folder))}", highlight=False)
+        self.print(f"        {escape(called())} new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
+
+    def _tell_training(self, training: dict[str, Any]) -> None:
+        steps, best = training["steps"], training["best_step"]
+        took = f"{steps} steps in {training['seconds']:.0f} s" if training["seconds"] else f"{steps} steps"
+        if best is not None and steps and best < steps:
+            took += f"; the adapter is that of step {best}, the best by validation loss: more steps did not help"
+        self.print(took, highlight=False)
 
     def _step(self, event: Event) -> None:
         rate = event["tokens_per_second"]
+        validation = f"  validation {self.validation:.3f}" if self.validation is not None else ""
         if not sys.stdout.isatty():
             if event["step"] % max(1, self.total // LINES_PER_RUN) == 0 or event["step"] == self.total:
-                self.print(f"step {event['step']}/{self.total}  loss {event['loss']:.4f}  {rate:,.0f} tokens/s", highlight=False)
+                self.print(f"step {event['step']}/{self.total}  loss {event['loss']:.4f}{validation}  {rate:,.0f} tokens/s", highlight=False)
             return
         if self.progress is None or self.bar is None:
             self.progress = Progress(
@@ -112,7 +124,6 @@ class Screen:
             )
             self.progress.start()
             self.bar = self.progress.add_task("training", total=self.total, completed=event["step"] - 1, shown="")
-        validation = f"  validation {self.validation:.3f}" if self.validation is not None else ""
         self.progress.update(self.bar, completed=event["step"], shown=f"loss {event['loss']:.3f}{validation}  {rate:,.0f} tokens/s  left")
 
     def _close_bar(self) -> None:
@@ -127,7 +138,7 @@ def print_keys() -> None:
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("key", "default", "what it does"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "key")
     for key, default, sentence in every_key():
         table.add_row(escape(key), escape(default), escape(sentence))
     Console().print(table)
@@ -138,7 +149,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
-def _called() -> str:
+def called() -> str:
     """How to call halfbyte from here: its path where it is not among the commands of the shell, as after `make quickstart`."""
     program = Path(sys.argv[0])
     if shutil.which("halfbyte") or program.name != "halfbyte":

@@ -6,16 +6,20 @@ import yaml
 
 from halfbyte.data.records import read_records
 from halfbyte.data.split import split_records
-from halfbyte.recipe.load import folder_name
-from halfbyte.recipe.schema import AutoData, TextData
+from halfbyte.recipe.load import folder_name, parse_recipe
+from halfbyte.recipe.schema import TextData
 
 # Decisions that stand above the section; the others stand behind their key.
 FOUND = ("encoding", "delimiter")
 
 
-def write_recipe_for(file: Path, base: str) -> str:
-    """The text of a recipe for this file. Raises DataError when the file cannot be read or its columns say nothing."""
-    reading = read_records(AutoData(path=str(file)))
+def write_recipe_for(file: Path, base: str, stated: list[str] | None = None) -> str:
+    """The text of a recipe for this file; `stated` are data.key=value words for what looking does not tell.
+
+    Raises DataError when the file cannot be read or its columns say nothing, RecipeError for a word that is no key.
+    """
+    asked = parse_recipe("", str(file), [f"data.path={_quoted(str(file))}", *(stated or [])])
+    reading = read_records(asked.recipe.data)
     split = split_records(reading)
     section = reading.section
     why = {decision.name: decision.reason for decision in [*reading.decisions, split.decision]}

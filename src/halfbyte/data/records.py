@@ -30,7 +30,9 @@ BOOK_ROW_CHARACTERS = 400
 # Older books say the end twice, the first time as a sentence.
 GUTENBERG_MARK = re.compile(r"(?:\*\*\* ?(START|END) OF TH(?:E|IS) PROJECT GUTENBERG|^End of (?:the )?Project Gutenberg).*", re.MULTILINE)
 LARGEST_CELL = 10_000_000
-STATE_COLUMNS = "state it: data.kind=prompt_response data.prompt_column=... data.response_column=..., or data.kind=text data.column=..."
+STATE_COLUMNS = (
+    "state it behind the file or the recipe: data.kind=prompt_response data.prompt_column=... data.response_column=..., or data.kind=text data.column=..."
+)
 # How files that are no text begin, in small letters, and what to do with them.
 NOT_TEXT = (
     (b"pk\x03\x04", "an Excel workbook or a zip archive (PK header)", "save as CSV"),
@@ -93,7 +95,7 @@ def _read_bytes(path: Path) -> bytes:
     """Raises DataError for a file that is not there, or is known not to be text."""
     try:
         if not path.is_file():
-            raise DataError(f"{path}: no such file", hint="give another with data.path=FILE")
+            raise DataError(f"{path}: no such file", hint="give another file")
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
@@ -134,7 +136,7 @@ def _decode(raw: bytes, path: Path, asked: str | None) -> tuple[str, Decision | 
         decision = Decision("encoding", "cp1252", f"{seen}; read as Windows text (cp1252), say data.encoding=... if it is another")
     text = text.removeprefix("\ufeff")
     if not text.strip():
-        raise DataError(f"{path} is empty ({len(raw)} bytes)", hint="export it again or give another with data.path=FILE")
+        raise DataError(f"{path} is empty ({len(raw)} bytes)", hint="export it again, or give another file")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{path}:{line}: holds a zero byte, so it is no text file", hint="export it again as UTF-8 text")

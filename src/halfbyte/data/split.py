@@ -107,4 +107,4 @@ def _alike(text: str) -> str:
 
 
 def _shares(train: int, validation: int, test: int) -> str:
-    return f"{train} train, {validation} validation, {test} test rows"
+    return f"{train} train, {validation} validation, {test} test records"

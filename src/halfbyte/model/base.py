@@ -1,5 +1,6 @@
 """Which model `base` names: the embedded one, a folder, or a hub name with a revision. Looked at before anything is loaded."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -53,6 +54,8 @@ def find_base(name: str) -> Base:
         return _from_folder(name, folder)
     repository, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
+        if difflib.get_close_matches(name, [EMBEDDED], cutoff=0.7):
+            raise ModelError(f"base: there is no folder {name}", hint=f"did you mean {EMBEDDED!r}?")
         raise ModelError(f"base: there is no folder {name}", hint="give `embedded`, a folder, or a hub name such as owner/name@revision")
     return _from_hub(name, repository, revision or None)
 

@@ -84,6 +84,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
         raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
+    if path.suffix.lower() in (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".parquet"):
+        raise RecipeError(f"{path}: is data, not a recipe", hint=f"halfbyte new {path} writes a recipe for it")
     if path.stat().st_size > LARGEST_RECIPE_BYTES:
         raise RecipeError(f"{path}: larger than 1 MB, so it is hardly a recipe", hint="is this the data file? halfbyte new FILE writes a recipe for it")
     try:

@@ -4,13 +4,19 @@ runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what
             adapter/ (peft format)   checkpoints/step-N/      report.html  report.json
 """
 
+import fcntl
+import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import DataError, IntegrityError, MachineError
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,43 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def adapter_hash(self) -> Path:
+        return self.path / "adapter.sha256"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time. The lock goes with its process, however that ends. Raises DataError while another holds it."""
+        with open(self.path / ".lock", "a+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                raise DataError(
+                    f"{self.path} is being written by process {stream.read().strip() or '?'}", hint="wait for it, or stop it with Ctrl-C"
+                ) from error
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
+            yield
+
+    def seal_adapter(self) -> None:
+        """Keeps the hash of the adapter that was measured."""
+        write_whole(self.adapter_hash, self._adapter_sha256() + "\n")
+
+    def check_adapter(self) -> None:
+        """Raises DataError when there is no adapter yet, IntegrityError when it is not the one that was measured."""
+        if not (self.adapter / ADAPTER_WEIGHTS).is_file() or not self.adapter_hash.is_file():
+            raise DataError(f"{self.path} has no adapter yet: the run is not finished", hint=f"halfbyte train --resume {self.path}")
+        if self.adapter_hash.read_text(encoding="utf-8").strip() != self._adapter_sha256():
+            raise IntegrityError(f"{self.adapter / ADAPTER_WEIGHTS} is not what was written", hint="copy it again from where it was made, or train again")
+
+    def _adapter_sha256(self) -> str:
+        with open(self.adapter / ADAPTER_WEIGHTS, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def read_plan(self) -> dict[str, Any]:
         """Raises IntegrityError when it is not what was written."""

@@ -98,3 +98,13 @@ def test_a_file_that_says_nothing_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     with pytest.raises(DataError, match="cannot tell what the columns x, y are for"):
         write_recipe_for(tmp_path / "a.csv", "embedded")
+
+
+def test_columns_that_nobody_knows_can_be_stated(tmp_path):
+    """Guards against a dead end: the hint asked for keys that `new` did not take."""
+    file = tmp_path / "fragen.csv"
+    file.write_text("Frage;Antwort\n" + "".join(f"Was ist {i}?;Das ist {i}.\n" for i in range(20)), encoding="utf-8")
+    with pytest.raises(DataError, match="cannot tell what the columns"):
+        write_recipe_for(file, "embedded")
+    text = write_recipe_for(file, "embedded", ["data.kind=prompt_response", "data.prompt_column=Frage", "data.response_column=Antwort"])
+    assert parse_recipe(text, "x.yaml", []).recipe.data.prompt_column == "Frage"

@@ -42,7 +42,7 @@ def test_a_book_is_cut_into_three_pieces_that_follow_one_another(lengths, shares
         held_out = sum(len(record.fields["text"]) for record in sides(split)[name])
         assert abs(held_out - share * total) <= longest
         assert bool(share) or not held_out
-    assert split.decision.value == f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test rows"
+    assert split.decision.value == f"{len(split.train)} train, {len(split.validation)} validation, {len(split.test)} test records"
     assert "the end of the text is held out" in split.decision.reason
 
 
