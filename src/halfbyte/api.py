@@ -5,14 +5,10 @@ train:   plan -> base + adapter -> loop -> perplexity, answers -> report
 """
 
 import hashlib
-import os
 import platform
-import signal
-import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +41,7 @@ from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.report import write_report
 from halfbyte.train.checkpoint import newest_checkpoint
 from halfbyte.train.loop import Hooks, run_training
+from halfbyte.train.stop import stop_on_signal
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 # When the recipe asks nothing, the report shows answers to the first few held-out rows.
@@ -479,24 +476,3 @@ def _fingerprint(prepared: Prepared) -> str:
 
 def _versions() -> dict[str, str]:
     return {"halfbyte": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM asks for a stop after the step in hand; a second Ctrl-C leaves at once (checkpoints are whole or absent)."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            os._exit(130)
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
