@@ -9,7 +9,7 @@ import platform
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,7 @@ def plan(loaded: Loaded) -> Planned:
     recipe = loaded.recipe
     machine = look_at_machine()
     base = find_base(recipe.base)
+    _check_init_from(recipe, base)
     tokenizer = load_tokenizer(base)
     prepared = prepare(recipe, tokenizer)
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
@@ -226,13 +227,21 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     return Tuned(model, tokenizer, template, _marks(tokenizer, template, base), DTYPES[precision], context)
 
 
-def answer_all(tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8) -> list[str]:
-    """One answer to each prompt, by batched decoding."""
+def answer_all(
+    tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8, on_batch: Callable[[list[str], list[str]], None] | None = None
+) -> list[str]:
+    """One answer to each prompt, by batched decoding; `on_batch` gets prompts and answers as they come. A prompt without room is refused before the first."""
     ids = [_prompt_ids([{"role": "user", "content": prompt}], tuned.template, tuned.tokenizer) for prompt in prompts]
     for number, prompt in enumerate(ids, 1):
         _check_room(f"prompt {number}", len(prompt), tuned, sampling)
-    answers = generate_batch(tuned.model, ids, tuned.marks, sampling, tuned.dtype, batch_size)
-    return [tuned.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    answers: list[str] = []
+    for start in range(0, len(ids), batch_size):
+        drawn = replace(sampling, seed=sampling.seed + start)  # batches draw apart from one another
+        said = generate_batch(tuned.model, ids[start : start + batch_size], tuned.marks, drawn, tuned.dtype, batch_size)
+        answers += [tuned.tokenizer.decode(answer, skip_special_tokens=True) for answer in said]
+        if on_batch:
+            on_batch(prompts[start : start + batch_size], answers[start:])
+    return answers
 
 
 def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Callable[[str], None]) -> tuple[str, int]:
@@ -268,7 +277,6 @@ def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resu
     log.append({"event": "data", "ledger": prepared.ledger})
     try:
         loaded = load_base(planned.base, recipe.quant, planned.plan.precision, torch_device(machine))
-        _check_init_from(recipe, planned.base)
         model, adapted = add_adapter(loaded.model, recipe.adapter, recipe.seed)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.append({

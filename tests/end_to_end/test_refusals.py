@@ -108,7 +108,7 @@ def test_rows_beyond_the_positions_of_the_base_are_refused(recipe, tmp_path, kin
 def test_a_prompt_without_room_is_refused_before_any_is_answered(finished):
     tuned = api.open_tuned(finished)
     with pytest.raises(DataError, match=r"prompt 2 has \d+ tokens, room is 508 \(512 less 4 for the answer\)"):
-        api.answer_all(tuned, ["who is number 3", "who " * 600], Sampling(4))
+        api.answer_all(tuned, ["who is number 3", "who " * 600], Sampling(4), batch_size=1, on_batch=lambda *_: pytest.fail("one was answered"))
 
 
 def test_a_damaged_plan_is_not_our_bug(finished):

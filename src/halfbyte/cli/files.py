@@ -1,13 +1,13 @@
 """Prompts from a file and answers to a file, for `halfbyte generate`."""
 
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from halfbyte.data.records import csv_rows
 from halfbyte.errors import DataError, MachineError
 
 Write = Callable[[list[str], list[str]], None]
@@ -75,25 +75,15 @@ def write_answers(file: Path) -> Iterator[Write]:
 
 
 def _from_csv(text: str, file: Path) -> list[str]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     prompts: list[str] = []
-    columns: list[str] = []
-    begins = 1
-    try:
-        for cells in reader:
-            line, begins = begins, reader.line_num + 1
-            if not cells:
-                continue  # a blank line
-            if not columns:
-                columns = cells
-                if "prompt" not in columns:
-                    raise DataError(f"{file}:{line}: no column 'prompt'; columns are {', '.join(columns)}", hint="name the column with the prompts `prompt`")
-            elif len(cells) != len(columns):
-                raise DataError(f"{file}:{line}: {len(cells)} fields, the header has {len(columns)}", hint="put texts with commas in double quotes")
-            else:
-                prompts.append(_checked(cells[columns.index("prompt")], f"{file}:{line}"))
-    except csv.Error as error:
-        raise DataError(f"{file}:{begins}: not CSV: {error}", hint="double the quotes inside a quoted field; export it again") from error
+    place: int | None = None
+    for line, cells in csv_rows(text, file):
+        if place is not None:
+            prompts.append(_checked(cells[place], f"{file}:{line}"))
+        elif "prompt" in cells:
+            place = cells.index("prompt")
+        else:
+            raise DataError(f"{file}:{line}: no column 'prompt'; columns are {', '.join(cells)}", hint="name the column with the prompts `prompt`")
     return prompts
 
 

@@ -153,10 +153,15 @@ def generate(
 
         tuned = api.open_tuned(run, fast_cpu=False)
         screen = Screen()
-        for start in range(0, len(prompts), batch_size):
-            part = prompts[start : start + batch_size]
-            write(part, api.answer_all(tuned, part, Sampling(max_new_tokens, temperature, seed=seed), batch_size))
-            screen.print(f"{start + len(part)} of {len(prompts)} answered", highlight=False)
+        done = 0
+
+        def take(part: list[str], answers: list[str]) -> None:
+            nonlocal done
+            write(part, answers)
+            done += len(part)
+            screen.print(f"{done} of {len(prompts)} answered", highlight=False)
+
+        api.answer_all(tuned, prompts, Sampling(max_new_tokens, temperature, seed=seed), batch_size, take)
     screen.print(f"Written to [bold]{escape(str(output))}[/]")
 
 

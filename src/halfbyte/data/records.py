@@ -10,6 +10,7 @@ import io
 import re
 import statistics
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,26 +146,32 @@ def _decode(raw: bytes, path: Path, asked: str | None) -> tuple[str, Decision | 
 
 def _read_csv(text: str, path: Path) -> tuple[list[str], list[Record], Decision | None]:
     delimiter, decision = _find_delimiter(text, path)
-    csv.field_size_limit(LARGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] = []
     records: list[Record] = []
-    begins = 1
+    for line, cells in csv_rows(text, path, delimiter):
+        if columns:
+            records.append(Record(dict(zip(columns, cells, strict=True)), str(path), line))
+        else:
+            columns = cells
+            _check_header(columns, f"{path}:{line}")
+    return columns, records, decision
+
+
+def csv_rows(text: str, path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """The line where a row begins, and its cells; the header first, blank lines left out. Raises DataError for a row of another width."""
+    csv.field_size_limit(LARGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    width, begins = 0, 1
     try:
         for cells in reader:
             line, begins = begins, reader.line_num + 1
-            if not cells:
-                continue  # a blank line
-            if not columns:
-                columns = cells
-                _check_header(columns, f"{path}:{line}")
-            elif len(cells) != len(columns):
-                raise DataError(f"{path}:{line}: {len(cells)} fields, the header has {len(columns)}", hint="put texts with commas in double quotes")
-            else:
-                records.append(Record(dict(zip(columns, cells, strict=True)), str(path), line))
+            if cells and width and len(cells) != width:
+                raise DataError(f"{path}:{line}: {len(cells)} fields, the header has {width}", hint="put texts with commas in double quotes")
+            if cells:
+                width = width or len(cells)
+                yield line, cells
     except csv.Error as error:
         raise DataError(f"{path}:{begins}: not CSV: {error}", hint="double the quotes inside a quoted field; export it again") from error
-    return columns, records, decision
 
 
 def _find_delimiter(text: str, path: Path) -> tuple[str, Decision | None]:
