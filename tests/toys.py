@@ -7,9 +7,10 @@ WORDS = (
     "i have walked a long way over the hills; let me in, for the night is cold and the road is dark. he opened the door. "
 )
 VOCABULARY = 320
+# The line end behind an answer is written as text: jinja takes one off that stands behind a block.
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}\n"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

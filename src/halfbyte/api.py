@@ -1,15 +1,12 @@
 """Where stages meet, and the only place: every verb of the command line is a function here, with the same words.
 
-prepare: records -> split -> examples -> tokens -> rows      plan: what will run, and why
+audit, show: what the data say      prepare: file -> records -> sides -> examples -> tokens -> rows      plan: what will run, and why
 train:   plan -> base + adapter -> loop -> perplexity, answers -> report
 """
 
-import hashlib
 import platform
-from array import array
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,12 +16,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
-from halfbyte.data.batches import in_order
-from halfbyte.data.pack import cut_blocks, keep_fitting
-from halfbyte.data.records import Record, read_records
-from halfbyte.data.render import Message, Template, choose_template, render_pair, render_prompt, render_text
-from halfbyte.data.split import split_records
-from halfbyte.data.tokens import Tokens, begin_ids, encode_example, encode_pieces
+from halfbyte.data.audit import Audit
+from halfbyte.data.audit import audit as audit_records
+from halfbyte.data.batches import epoch_steps, in_order
+from halfbyte.data.parts import open_parts, records_of
+from halfbyte.data.prepare import Prepared, prepare_data, template_for
+from halfbyte.data.records import Message, Record
+from halfbyte.data.render import Template, render_prompt, render_record
+from halfbyte.data.show import Shown, show_batch, show_examples, show_records, show_rows
+from halfbyte.data.tokens import encode_example, encode_pieces
 from halfbyte.errors import DataError, IntegrityError, Interrupted, MachineError, RecipeError
 from halfbyte.evaluate.loss import Loss, measure_loss
 from halfbyte.generate.engine import Marks, Sampling, generate_batch, generate_stream
@@ -35,7 +35,7 @@ from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
-from halfbyte.recipe.schema import FP4, NF4, NoQuant, Recipe, TextData
+from halfbyte.recipe.schema import FP4, NF4, ChatData, NoQuant, Recipe, SomeData
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.report import write_report
@@ -44,28 +44,13 @@ from halfbyte.train.loop import Hooks, run_training
 from halfbyte.train.stop import stop_on_signal
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
-# When the recipe asks nothing, the report shows answers to the first few held-out rows.
-DEFAULT_PROMPTS = 3
-OPENING_WORDS = 12
 # What a resumed run must not change.
 SETTLED = ("precision", "optimizer", "gradient_checkpointing", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
 # Room for prompt and answer on a base whose config names no length.
 UNNAMED_CONTEXT = 2048
+# A listener hears of progress so often.
+ROWS_BETWEEN_WORDS = 1000
 Listener = Callable[[Event], None]
-
-
-@dataclass
-class Prepared:
-    """Rows of tokens for each use, and what became of every record."""
-
-    train: list[Tokens]
-    validation: list[Tokens]
-    test: list[Tokens]
-    prompts: list[str]
-    template: Template
-    ledger: dict[str, Any]
-    decisions: list[Decision] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,6 +61,8 @@ class Planned:
     base: Base
     tokenizer: PreTrainedTokenizerBase
     prepared: Prepared
+    prompts: list[str]
+    """Answered by base and tuned in the report."""
     machine: Machine
     plan: Plan
 
@@ -95,70 +82,100 @@ class Tuned:
     context: int
 
 
-def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
-    """From the file to the rows that train, validate and test. Every record read is kept, held out or counted as left out."""
-    reading = read_records(recipe.data)
-    split = split_records(reading)
-    section = reading.section
-    if isinstance(section, TextData):
-        template, decisions = Template("text"), []
-        make = lambda records: _text_rows(records, section, tokenizer)  # noqa: E731
+def prepare(loaded: Loaded, listener: Listener | None = None) -> Prepared:
+    """From the file to the rows that train, validate and test, kept for the runs to come. Every row read is kept, held out or counted as left out."""
+    return _prepare(loaded.recipe, load_tokenizer(find_base(loaded.recipe.base)), listener)
+
+
+def audit(section: SomeData, listener: Listener | None = None) -> Audit:
+    """What a person should know of the data before training on them."""
+    return audit_records(_told(records_of(section), listener))
+
+
+def show(loaded: Loaded, stage: str, count: int, line: int | None = None, listener: Listener | None = None) -> tuple[list[Shown], list[tuple[str, str]]]:
+    """The first records, examples, rows of tokens, or the first batch of a recipe (`line`: those from there on), and the facts about them."""
+    recipe = loaded.recipe
+    if stage in ("record", "example"):
+        shown, decisions = _show_read(recipe, stage, count, line)
+        facts = []
     else:
-        template, decision = choose_template(section.prompt_template, section.system, tokenizer)
-        decisions = [decision]
-        make = lambda records: _pair_rows(records, template, section.max_length, tokenizer)  # noqa: E731
-    parts = {name: make(getattr(split, name)) for name in ("train", "validation", "test")}
-    left_out = reading.left_out + sum((left for _, left in parts.values()), Counter())
-    rows = {name: kept for name, (kept, _) in parts.items()}
-    if not rows["train"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise DataError(f"{section.path}: 0 of {reading.records_read} rows are left to train on: {reasons}", hint="raise data.max_length, or look at the file")
-    ledger: dict[str, Any] = {
-        "records_read": reading.records_read,
-        "left_out": [{"reason": reason, "count": count} for reason, count in left_out.items()],
-        **{f"{name}_rows": len(kept) for name, kept in rows.items()},
-        **{f"{name}_tokens": sum(row.supervised for row in kept) for name, kept in rows.items()},
-    }
-    notes = list(reading.notes)
-    tokens = {name: sum(len(row.ids) for row in kept) for name, kept in rows.items()}
-    share = ledger["train_tokens"] / max(1, tokens["train"])
-    what = "everything but the begin marks" if isinstance(section, TextData) else "responses and their end marks"
-    decisions.append(Decision("supervised", f"{ledger['train_tokens']:,} of {tokens['train']:,} tokens ({share:.1%})", f"{what} are in the loss"))
-    prompts = recipe.evaluate.prompts or _held_out_prompts(split.test)
-    return Prepared(rows["train"], rows["validation"], rows["test"], prompts, template, ledger, [*reading.decisions, split.decision, *decisions], notes)
+        prepared, shown = _show_prepared(recipe, stage, count, line, listener)
+        decisions, facts = prepared.decisions, [("labels", prepared.labels)]
+    if not shown:
+        where = "" if line is None else f" from line {line} on"
+        raise DataError(f"{', '.join(recipe.data.paths)}: no {stage} to show{where}", hint="halfbyte prepare tells what became of every row")
+    return shown, [("recipe", recipe.name), *((d.name, f"{d.value} ({d.reason})") for d in decisions), *facts]
 
 
-def plan(loaded: Loaded) -> Planned:
+def _show_read(recipe: Recipe, stage: str, count: int, line: int | None) -> tuple[list[Shown], list[Decision]]:
+    readings = open_parts(recipe.data)
+    section = readings[0][1].section
+    records = (record for _, reading in readings for record in reading.records() if line is None or record.line >= line)
+    if stage == "record":
+        return list(show_records(records, count)), readings[0][1].decisions
+    tokenizer = load_tokenizer(find_base(recipe.base))
+    template, decisions = template_for(section, tokenizer)
+    loss = section.loss if isinstance(section, ChatData) else "answers"
+    return list(show_examples(records, template, tokenizer, loss, count)), [*readings[0][1].decisions, *decisions]
+
+
+def _show_prepared(recipe: Recipe, stage: str, count: int, line: int | None, listener: Listener | None) -> tuple[Prepared, list[Shown]]:
+    tokenizer = load_tokenizer(find_base(recipe.base))
+    prepared = _prepare(recipe, tokenizer, listener)
+    if stage == "batch":
+        steps = epoch_steps(prepared.train, recipe.train.batch_size, recipe.train.gradient_accumulation_steps, _pad_id(tokenizer), recipe.seed, epoch=0)
+        return prepared, [one for batch in next(steps) for one in show_batch(batch, tokenizer)]
+    rows = (row for row in prepared.train if line is None or row.line >= line)
+    return prepared, list(show_rows(rows, tokenizer, count))
+
+
+def _told(records: Iterable[Record], listener: Listener | None) -> Iterator[Record]:
+    """The same records; the listener hears how many there were."""
+    for number, record in enumerate(records, 1):
+        if listener and number % ROWS_BETWEEN_WORDS == 0:
+            listener({"event": "progress", "stage": "reading", "rows": number})
+        yield record
+
+
+def _prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, listener: Listener | None) -> Prepared:
+    progress = (lambda stage, rows: listener({"event": "progress", "stage": stage, "rows": rows})) if listener else None
+    return prepare_data(recipe.data, recipe.seed, tokenizer, progress)
+
+
+def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
     """Reads the data and the base's config and tokenizer; loads no weights."""
     recipe = loaded.recipe
     machine = look_at_machine()
     base = find_base(recipe.base)
     _check_init_from(recipe, base)
     tokenizer = load_tokenizer(base)
-    prepared = prepare(recipe, tokenizer)
+    prepared = _prepare(recipe, tokenizer, listener)
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
     first = [Decision("base", recipe.base, where), Decision("device", machine.name, f"{machine.memory_bytes / 1e9:.0f} GB of memory")]
     longest = base.context
     notes = [*loaded.notes, *prepared.notes]
+    if recipe.data.licence is None and recipe.base != "embedded":
+        notes.append("data.licence is not stated: whoever publishes the model must know what it was made of")
+    prompts = recipe.evaluate.prompts or prepared.held_out_prompts
     if longest and recipe.data.max_length > longest:
         raise RecipeError(
             f"data.max_length: {recipe.data.max_length} is beyond the {longest} positions of {recipe.base}", hint=f"lower it to {longest} or less"
         )
     if longest:
-        fitting = _fitting_prompts(recipe, prepared, tokenizer, longest - recipe.evaluate.max_new_tokens)
-        if len(fitting) < len(prepared.prompts):
-            notes.append(f"{len(prepared.prompts) - len(fitting)} held-out prompts are too long to be answered in the report; evaluate.prompts names others")
-        prepared.prompts = fitting
+        fitting = _fitting_prompts(recipe, prompts, prepared.template, tokenizer, longest - recipe.evaluate.max_new_tokens)
+        if len(fitting) < len(prompts):
+            notes.append(f"{len(prompts) - len(fitting)} held-out prompts are too long to be answered in the report; evaluate.prompts names others")
+        prompts = fitting
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
         [*first, *prepared.decisions, choose_quant(recipe.quant, base)], notes,
     )  # fmt: skip
-    return Planned(recipe, base, tokenizer, prepared, machine, settled)
+    return Planned(recipe, base, tokenizer, prepared, prompts, machine, settled)
 
 
 def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
     """A new run, from the recipe to the report. Raises Interrupted when asked to stop; the run can then be resumed."""
-    planned = plan(loaded)
+    planned = plan(loaded, listener)
     run = create_run(runs, loaded.recipe.name)
     run.recipe.write_text(loaded.text, encoding="utf-8")
     (run.path / "recipe.resolved.yaml").write_text(_resolved(loaded.recipe), encoding="utf-8")
@@ -177,7 +194,7 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
             listener({"event": "note", "message": f"{run.path} is finished, so there is nothing to resume; halfbyte evaluate measures it again"})
         return run
     loaded = parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path / "recipe.resolved.yaml"), [])
-    planned = plan(loaded)
+    planned = plan(loaded, listener)
     _check_same(run, planned)
     _check_same_plan(run, planned)
     checkpoint, passed_over = newest_checkpoint(run.checkpoints)
@@ -292,7 +309,9 @@ def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resu
 
         with stop_on_signal() as stop_asked:
             hooks = Hooks(validate if validation else None, log.append, stop_asked)
-            outcome = run_training(model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from)
+            outcome = run_training(
+                model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, labels_expected=prepared.labels
+            )
         save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
         planned.tokenizer.save_pretrained(str(run.adapter))
         run.seal_adapter()
@@ -333,14 +352,14 @@ def _measure(model: nn.Module, planned: Planned, log: EventLog) -> None:
         tuned = measure_loss(model, test, dtype)
         for name, measured in (("base", base), ("tuned", tuned)):
             log.append(_perplexity_event(name, measured))
-    ids = [_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer) for prompt in prepared.prompts]
+    ids = [_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer) for prompt in planned.prompts]
     marks = _marks(tokenizer, prepared.template, planned.base)
     sampling = Sampling(recipe.evaluate.max_new_tokens, repetition_penalty=recipe.evaluate.repetition_penalty)
     if ids:
         with without_adapter(model):
             before = generate_batch(model, ids, marks, sampling, dtype, _rows_at_a_time(recipe))
         after = generate_batch(model, ids, marks, sampling, dtype, _rows_at_a_time(recipe))
-        for prompt, base_ids, tuned_ids in zip(prepared.prompts, before, after, strict=True):
+        for prompt, base_ids, tuned_ids in zip(planned.prompts, before, after, strict=True):
             base_text, tuned_text = (tokenizer.decode(said, skip_special_tokens=True) for said in (base_ids, tuned_ids))
             log.append({"event": "generation", "prompt": prompt, "base": base_text, "tuned": tuned_text})
 
@@ -354,32 +373,14 @@ def _perplexity_event(name: str, measured: Loss) -> Event:
     return {"event": "perplexity", "model": name, "loss": measured.mean, "perplexity": measured.perplexity, "tokens": measured.tokens}
 
 
-def _text_rows(records: list[Record], section: TextData, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tokens], Counter[str]]:
-    if section.rows == "book" and records:
-        joined = section.separator.join(record.fields["text"] for record in records)
-        records = [Record({"text": joined}, records[0].file, records[0].line)]
-    texts = [encode_example(render_text(record), tokenizer) for record in records]
-    return cut_blocks(texts, begin_ids(tokenizer), tokenizer.eos_token_id, section.max_length), Counter()
-
-
-def _pair_rows(records: list[Record], template: Template, max_length: int, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Tokens], Counter[str]]:
-    return keep_fitting([encode_example(render_pair(record, template, tokenizer), tokenizer) for record in records], max_length)
-
-
-def _held_out_prompts(test: list[Record]) -> list[str]:
-    """Prompts of held-out pairs, or the opening words of held-out passages."""
-    chosen = test[:: max(1, len(test) // DEFAULT_PROMPTS)][:DEFAULT_PROMPTS]
-    return [record.fields.get("prompt") or " ".join(record.fields["text"].split()[:OPENING_WORDS]) for record in chosen]
-
-
-def _fitting_prompts(recipe: Recipe, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
+def _fitting_prompts(recipe: Recipe, prompts: list[str], template: Template, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
     """Prompts with room for their answer. One that the recipe asks for and that has none is refused now, not after training."""
-    lengths = [len(_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer)) for prompt in prepared.prompts]
-    for prompt, length in zip(prepared.prompts, lengths, strict=True):
+    lengths = [len(_prompt_ids([{"role": "user", "content": prompt}], template, tokenizer)) for prompt in prompts]
+    for prompt, length in zip(prompts, lengths, strict=True):
         if recipe.evaluate.prompts and length > room:
             seen = f"evaluate.prompts: {prompt[:40]!r} has {length} tokens, room is {room}"
             raise RecipeError(seen, hint="shorten it, or lower evaluate.max_new_tokens")
-    return [prompt for prompt, length in zip(prepared.prompts, lengths, strict=True) if length <= room]
+    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
 
 
 def _prompt_ids(messages: list[Message], template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -392,17 +393,18 @@ def _marks(tokenizer: PreTrainedTokenizerBase, template: Template, base: Base) -
     own = base.config.get("eos_token_id")
     end |= set(own if isinstance(own, list) else [own] if isinstance(own, int) else [])
     if template.kind == "chat":
-        row = encode_example(render_pair(Record({"prompt": "a", "response": "b"}, "", 0), template, tokenizer), tokenizer)
+        turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+        row = encode_example(render_record(Record("", 0, messages=turns), template, tokenizer), tokenizer)
         end.add(row.ids[-1])
     return Marks(sorted(end), _pad_id(tokenizer))
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id will do: padding has no label in training and is masked in generation."""
-    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
-        if token is not None:
+    """Padding has no label in training and is masked in generation, so any id will do that is not the end mark."""
+    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id):
+        if token is not None and token != tokenizer.eos_token_id:
             return int(token)
-    return 0
+    return 0 if tokenizer.eos_token_id != 0 else 1
 
 
 def _quant(kept: dict[str, Any]) -> NF4 | FP4 | NoQuant:
@@ -412,7 +414,9 @@ def _quant(kept: dict[str, Any]) -> NF4 | FP4 | NoQuant:
 def _resolved(recipe: Recipe) -> str:
     from halfbyte.recipe.load import dump_recipe
 
-    data = recipe.data.model_copy(update={"path": _absolute(recipe.data.path)})
+    paths = [_absolute(path) for path in recipe.data.paths]
+    given = {key: _absolute(path) for key in ("validation_path", "test_path") if (path := getattr(recipe.data, key)) is not None}
+    data = recipe.data.model_copy(update={"path": paths[0] if isinstance(recipe.data.path, str) else paths, **given})
     start = recipe.adapter.init_from
     adapter = recipe.adapter if start is None else recipe.adapter.model_copy(update={"init_from": _absolute(start)})
     base = _absolute(recipe.base) if recipe.base != "embedded" and Path(recipe.base).expanduser().is_dir() else recipe.base
@@ -420,14 +424,15 @@ def _resolved(recipe: Recipe) -> str:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    return path if path.startswith("hub:") else str(Path(path).expanduser().resolve())
 
 
 def _write_plan(run: RunFolder, planned: Planned) -> None:
     settled = {
         "halfbyte": __version__, **planned.plan.as_json(), "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
         "quant": planned.recipe.quant.model_dump(), "template": planned.prepared.template.as_json(),
-        "base_fingerprint": planned.base.fingerprint, "ledger": planned.prepared.ledger, "rows_sha256": _fingerprint(planned.prepared),
+        "base_fingerprint": planned.base.fingerprint, "ledger": planned.prepared.ledger, "rows_sha256": planned.prepared.fingerprint,
+        "licence": planned.recipe.data.licence,
         "machine": asdict(planned.machine),
     }  # fmt: skip
     run.write_plan(settled)
@@ -442,8 +447,8 @@ def _check_same(run: RunFolder, planned: Planned) -> None:
     kept = run.read_plan()
     _check_base(kept, planned.base)
     before, now = kept["ledger"], planned.prepared.ledger
-    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name != "left_out" and before.get(name) != now[name]]
-    if not changed and kept["rows_sha256"] != _fingerprint(planned.prepared):
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name.endswith("_rows") and before.get(name) != now[name]]
+    if not changed and kept["rows_sha256"] != planned.prepared.fingerprint:
         changed = ["as many rows, but other tokens in them"]
     if changed:
         seen = f"{planned.recipe.data.path} is not what the run was started with: {', '.join(changed)}"
@@ -470,16 +475,6 @@ def _check_base(kept: dict[str, Any], base: Base) -> None:
     """Shapes would fit any sister of the base, and the answers would be quietly wrong."""
     if kept["base_fingerprint"] != base.fingerprint:
         raise IntegrityError(f"base: {base.name} is not the model that this run was trained on (its files differ)", hint="put the old one back, or train again")
-
-
-def _fingerprint(prepared: Prepared) -> str:
-    """One hash over the ids of every row that trains, validates or tests, and over which of them are trained."""
-    digest = hashlib.sha256()
-    for rows in (prepared.train, prepared.validation, prepared.test):
-        digest.update(f"{len(rows)} rows".encode())
-        for row in rows:
-            digest.update(array("q", [len(row.ids), *row.ids]).tobytes() + bytes(row.trained))
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

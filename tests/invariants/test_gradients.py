@@ -83,7 +83,7 @@ def padded(rows, left: int, right: int) -> Batch:
     """Each row with `left` and `right` more places of padding than the longest needs, to its sides."""
     plain = one_batch(rows)
     ids = nn.functional.pad(plain.ids, (left, right), value=PAD)
-    return Batch(ids, nn.functional.pad(plain.labels, (left, right), value=IGNORE), plain.tokens)
+    return Batch(ids, nn.functional.pad(plain.labels, (left, right), value=IGNORE), plain.lengths)
 
 
 @pytest.mark.parametrize("amount", [1, 17])
@@ -106,7 +106,7 @@ def test_what_the_padding_is_does_not_matter(model):
     """The end mark may be the pad id: its label follows its place."""
     rows = random_rows([9, 14])
     batch = one_batch(rows)
-    other = Batch(torch.where(batch.ids == PAD, 1, batch.ids), batch.labels, batch.tokens)
+    other = Batch(torch.where(batch.ids == PAD, 1, batch.ids), batch.labels, batch.lengths)
     assert (batch.ids != other.ids).sum() == 5
     assert same(gradients(model, [other]), gradients(model, [batch]))
 

@@ -1,9 +1,12 @@
 """The command line: parses, calls api, shows. torch is imported inside the commands, so that --help answers at once."""
 
 import os
+import shlex
 import sys
 import traceback
 import warnings
+from enum import StrEnum
+from json import dumps as json_text
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from halfbyte import __version__
-from halfbyte.cli.screen import Screen, called, error_console, print_keys, printable
+from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
 app = typer.Typer(
@@ -53,24 +56,98 @@ def quickstart(runs: RunsFolder = Path("runs")) -> None:
 
 @app.command()
 def new(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your data: .txt, .md or .csv.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your data: CSV, TSV, JSON, JSONL, Parquet, .txt or .md, a folder of them, or hub:owner/name.")],
     stated: Annotated[list[str] | None, typer.Argument(metavar="[DATA.KEY=VALUE]...", help="What looking does not tell: data.prompt_column=Frage.")] = None,
     base: Annotated[str, typer.Option(help="The model to start from.")] = "embedded",
+    licence: Annotated[str | None, typer.Option(help="Licence of the data, kept beside the model.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the recipe; FILE's name with .yaml here when not given.")] = None,
 ) -> None:
     """Look at a file and write a recipe for it, with every decision explained."""
-    from halfbyte.data.look import write_recipe_for
+    from halfbyte.data.look import run_name, write_recipe_for
 
-    text = write_recipe_for(file, base, stated)
-    target = output or Path(f"{file.stem}.yaml")
+    target = output or Path(f"{run_name(file)}.yaml")
     if target.exists():
         raise DataError(f"{target} exists and is left as it is", hint="choose another name with --output")
+    words = [*(stated or []), *([f"data.licence={json_text(licence)}"] if licence else [])]
+    with Screen() as screen:
+        text = write_recipe_for(file, base, words, screen.ask_licence if sys.stdin.isatty() else None, screen.on_progress)
     try:
         target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise MachineError(f"{target}: cannot be written: {error.strerror}", hint="choose another place with --output") from error
     typer.echo(text)
-    typer.echo(f"Written to {target}. Next: {called()} train {target}")
+    typer.echo(f"Written to {target}. Next: {called()} train {shlex.quote(str(target))}")
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your data, or a recipe.")],
+    stated: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as data.column=text.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Look for what spoils training: duplicates, conflicting labels, boilerplate, damaged text, personal data."""
+    from halfbyte.recipe.load import load_data_or_recipe
+
+    loaded = load_data_or_recipe(file, stated)
+    from halfbyte import api
+
+    with Screen() as screen:
+        found = api.audit(loaded.recipe.data, None if json else screen.on_event)
+        if json:
+            print_json(found.as_json())
+        else:
+            screen.show_audit(found, str(file))
+
+
+@app.command()
+def prepare(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Read, split, render and tokenise the data of a recipe, and keep the rows for training; shows what became of every row."""
+    from halfbyte.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from halfbyte import api
+
+    with Screen() as screen:
+        screen.show_prepared(api.prepare(loaded, screen.on_event))
+
+
+class Stage(StrEnum):
+    """What `show` shows."""
+
+    record = "record"
+    example = "example"
+    tokens = "tokens"
+    batch = "batch"
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, or a file of data.")],
+    overrides: Overrides = None,
+    stage: Annotated[Stage, typer.Option(help="How far on the way from the file to the model.")] = Stage.tokens,
+    rows: Annotated[int, typer.Option(min=1, help="How many; a batch is shown whole.")] = 3,
+    line: Annotated[int | None, typer.Option(min=1, help="Begin at this line of the file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that opens without a network, instead.")] = None,
+) -> None:
+    """Show what trains, exactly: the supervised tokens are coloured."""
+    from halfbyte.recipe.load import load_data_or_recipe
+
+    loaded = load_data_or_recipe(file, overrides)
+    if html is not None and html.exists():
+        raise DataError(f"{html} exists and is left as it is", hint="choose another name with --html")
+    from halfbyte import api
+    from halfbyte.data.show import to_page
+
+    with Screen() as screen:
+        shown, facts = api.show(loaded, stage.value, rows, line, screen.on_event)
+        if html is None:
+            screen.show_spans(shown, facts)
+            return
+    try:
+        html.write_text(to_page(shown, f"{loaded.recipe.name}: {stage.value}", facts), encoding="utf-8")
+    except OSError as error:
+        raise MachineError(f"{html}: cannot be written: {error.strerror}", hint="choose another place with --html") from error
+    typer.echo(f"Written to {html}")
 
 
 @app.command()
@@ -81,7 +158,8 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     loaded = load_recipe(recipe, overrides)  # before torch is imported: a slip in a recipe is told at once
     from halfbyte import api
 
-    Screen().show_plan(api.plan(loaded))
+    with Screen() as screen:
+        screen.show_plan(api.plan(loaded, screen.on_event))
 
 
 @app.command()
@@ -180,7 +258,7 @@ def main() -> None:
     """Runs a command; every error a user can meet is two lines and an exit code, without a traceback."""
     # Idle OpenMP threads that spin take the cores from the next process: two runs at once were 37 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # nothing here forks
     # One library telling another that a name of theirs will change: nothing a user can act on.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     try:

@@ -3,13 +3,17 @@
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from halfbyte.errors import Interrupted
 from halfbyte.runs.folder import read_report
@@ -17,6 +21,9 @@ from halfbyte.runs.folder import read_report
 Event = dict[str, Any]
 # Without a terminal (a log file, CI) the bar is replaced by a line every tenth of the run.
 LINES_PER_RUN = 10
+SECONDS_BETWEEN_WORDS = 10
+# Two shades a kind of token, for a dark terminal and a light one.
+SHADES = {"trained": ("black on green3", "black on pale_green3"), "context": ("", "dim"), "padding": ("black on orange3",) * 2, "role": ("bold cyan",) * 2}
 
 
 def error_console() -> Console:
@@ -26,14 +33,16 @@ def error_console() -> Console:
 class Screen:
     """Shows one run. `on_plan` and `on_event` are handed to the API."""
 
-    def __init__(self) -> None:
-        self.console = Console(soft_wrap=False)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=False)
         self.print = self.console.print
         self.progress: Progress | None = None
         self.bar: TaskID | None = None
         self.total = 0
         self.folder: Path | None = None
         self.validation: float | None = None
+        self.status: Status | None = None
+        self.told = 0.0
 
     def __enter__(self) -> "Screen":
         return self
@@ -44,24 +53,113 @@ class Screen:
             error.hint = error.hint or f"go on with: {called()} train --resume {self.folder}"
 
     def on_plan(self, planned: Any, run: Any) -> None:
+        self._close_bar()
         self.total, self.folder = planned.plan.total_steps, run.path
         self.show_plan(planned)
         self.print(f"Run folder: [bold]{escape(str(run.path))}[/]\n")
 
     def show_plan(self, planned: Any) -> None:
-        table = Table(title=f"Plan of {planned.recipe.name}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        self._show_decisions(f"Plan of {planned.recipe.name}", planned.plan.decisions, planned.plan.notes)
+        self.show_ledger(planned.prepared.ledger)
+
+    def show_prepared(self, prepared: Any) -> None:
+        self._close_bar()
+        self._show_decisions("Prepared", prepared.decisions, prepared.notes)
+        self.show_ledger(prepared.ledger)
+        if prepared.ledger["truncation"]:
+            self._show_bill(prepared.ledger["truncation"])
+        self.print(f"Kept in {escape(str(prepared.folder))}, found again by the next train", highlight=False)
+
+    def _show_decisions(self, title: str, decisions: list[Any], notes: list[str]) -> None:
+        table = _table(title)
         for column, style in (("", "bold"), ("decided", ""), ("because", "dim")):
             table.add_column(column, style=style, overflow="fold")
-        for decision in planned.plan.decisions:
+        for decision in decisions:
             table.add_row(decision.name, escape(printable(decision.value)), escape(printable(decision.reason)))
         self.print(table)
-        for note in planned.plan.notes:
+        for note in notes:
             self.print(f"[yellow]note[/] {escape(printable(note))}", highlight=False)
-        ledger = planned.prepared.ledger
-        left = sum(item["count"] for item in ledger["left_out"])
-        rows = f"{ledger['train_rows']} to train, {ledger['validation_rows']} to validate, {ledger['test_rows']} to test"
-        why = "; ".join(f"{item['count']} {item['reason']}" for item in ledger["left_out"])
-        self.print(f"{ledger['records_read']} records read, {left} left out{f' ({why})' if why else ''}; rows of tokens: {rows}")
+
+    def _show_bill(self, bill: dict[str, Any]) -> None:
+        """The truncation bill."""
+        self.print()
+        table = _table(f"Share of {bill['answer_tokens']:,} answer tokens kept, by max_length")
+        for column in ("max_length", *bill["kept"]):
+            table.add_column(column, justify="left" if column == "max_length" else "right")
+        table.add_row("here: the prompt gives way", *(f"{share:.1%}" for share in bill["kept"].values()))
+        table.add_row("cut at the end, as is usual", *(f"{share:.1%}" for share in bill["cut_at_end"].values()))
+        self.print(table)
+        self.print(f"longest row {bill['longest_row']:,} tokens; max_length {bill['length_for_99_percent']:,} keeps 99 % of the rows whole\n", highlight=False)
+
+    def show_ledger(self, ledger: dict[str, Any]) -> None:
+        """Every row that was read, in one bin each."""
+        self.print()
+        table = _table(f"{ledger['records_read']:,} rows read")
+        table.add_column("bin")
+        table.add_column("rows", justify="right")
+        for name, count in ledger["bins"].items():
+            table.add_row(name, f"{count:,}")
+        for item in ledger["left_out"]:
+            table.add_row(f"[yellow]left out[/] {escape(printable(item['reason']))}", f"{item['count']:,}")
+        self.print(table)
+        rows = f"{ledger['train_rows']:,} to train, {ledger['validation_rows']:,} to validate, {ledger['test_rows']:,} to test"
+        copies = f", {ledger['augmented']:,} of them changed copies" if ledger["augmented"] else ""
+        self.print(f"rows of tokens: {rows}{copies}", highlight=False)
+
+    def show_audit(self, audit: Any, name: str) -> None:
+        self._close_bar()
+        self.print(f"[bold]{escape(printable(name))}[/]: {audit.records:,} records" + ("" if audit.findings else ", nothing found"), highlight=False)
+        for finding in audit.findings:
+            level = "[red]warning[/]" if finding.level == "warning" else "[yellow]note[/]"
+            self.print(f"\n{level} [bold]{escape(finding.name)}[/]: {finding.count:,} of {finding.of:,}", highlight=False)
+            for sample in finding.samples:
+                said = sample.replace(f"{name}:", "line ", 1) if sample.startswith(f"{name}:") else sample
+                self.print(Padding(Text(printable(said), style="dim"), (0, 0, 0, 4)))
+            self.print(Padding(Text(finding.advice), (0, 0, 0, 4)))
+        self.print("\nPatterns find what they know: a clean audit does not make data anonymous or right.", style="dim")
+
+    def ask_licence(self) -> str | None:
+        self._close_bar()
+        said = self.console.input("Licence of the data, kept beside the model (empty if you do not know): ")
+        return said.strip() or None
+
+    def show_spans(self, shown: list[Any], facts: list[tuple[str, str]]) -> None:
+        """Neighbouring tokens take turns in shade, so that each is seen; where there is no colour, what is trained stands between « and »."""
+        from halfbyte.data.show import LEGEND, visible
+
+        self._close_bar()
+        coloured = self.console.is_terminal and not self.console.no_color
+        for name, value in facts:
+            self.print(f"[bold]{escape(name)}[/] {escape(printable(value))}", highlight=False)
+        legend = Text("\n")
+        for kind, meaning in LEGEND.items():
+            legend.append(f"«{meaning}»" if kind == "trained" and not coloured else meaning, SHADES[kind][0]).append("  ")
+        self.print(legend)
+        for one in shown:
+            self.print(f"\n[bold]{escape(visible(one.title))}[/]", highlight=False)
+            line = Text()
+            for number, (before, span, after) in enumerate(zip([None, *one.spans], one.spans, [*one.spans[1:], None], strict=False)):
+                text = visible(span.text).replace("\n", "\u21b5\n")
+                if span.kind == "role":
+                    text = f"{text}: " if before is None else f"\n{text}: "
+                elif span.kind == "trained" and not coloured:
+                    text = f"{'' if before and before.kind == 'trained' else '«'}{text}{'' if after and after.kind == 'trained' else '»'}"
+                line.append(text, SHADES[span.kind][number % 2])
+            self.print(line)
+
+    def on_progress(self, stage: str, rows: int) -> None:
+        """Long work on data shows how far it is: on a terminal at once, elsewhere every ten seconds."""
+        now = time.monotonic()
+        said = f"{stage}: {rows:,} rows"
+        if self.console.is_terminal:
+            if self.status is None:
+                self.status = self.console.status(said)
+                self.status.start()
+            self.status.update(said)
+        elif now - self.told > SECONDS_BETWEEN_WORDS:
+            if self.told:
+                self.print(said, highlight=False)
+            self.told = now
 
     def on_event(self, event: Event) -> None:
         kind = event["event"]
@@ -71,6 +169,8 @@ class Screen:
                 f"{event['parameters'] / 1e6:,.1f} M parameters, {event['share_4bit']:.0%} of the decoder's projections in 4 bits, "
                 f"{event['weight_bytes'] / 1e6:,.1f} MB; {event['trainable'] / 1e6:,.2f} M ({trained:.1%}) are trained"
             )
+        elif kind == "progress":
+            self.on_progress(event["stage"], event["rows"])
         elif kind == "step":
             self._step(event)
         elif kind == "validation":
@@ -87,7 +187,7 @@ class Screen:
         perplexity = result["perplexity"]
         if perplexity and perplexity.get("base") and perplexity.get("tuned"):
             change = perplexity["tuned"] / perplexity["base"] - 1
-            table = Table(title="Base against tuned", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+            table = _table("Base against tuned")
             for column in ("", "base", "tuned", "change"):
                 table.add_column(column, justify="right" if column else "left")
             table.add_row("perplexity", f"{perplexity['base']:.2f}", f"{perplexity['tuned']:.2f}", f"{change:+.1%}")
@@ -127,9 +227,16 @@ class Screen:
         self.progress.update(self.bar, completed=event["step"], shown=f"loss {event['loss']:.3f}{validation}  {rate:,.0f} tokens/s  left")
 
     def _close_bar(self) -> None:
+        if self.status is not None:
+            self.status.stop()
+            self.status = None
         if self.progress is not None:
             self.progress.stop()
             self.progress = self.bar = None
+
+
+def _table(title: str) -> Table:
+    return Table(title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
 
 
 def print_keys() -> None:
@@ -142,6 +249,10 @@ def print_keys() -> None:
     for key, default, sentence in every_key():
         table.add_row(escape(key), escape(default), escape(sentence))
     Console().print(table)
+
+
+def print_json(content: Any) -> None:
+    Console(soft_wrap=True).print_json(data=content)
 
 
 def printable(text: str) -> str:

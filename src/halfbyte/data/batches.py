@@ -1,26 +1,44 @@
-"""Rows -> Batches: padded tensors, in an order that only the seed and the epoch decide."""
+"""Rows -> Batches: padded tensors, in an order that only the seed and the epoch decide, and the fingerprint of what they train."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import accumulate, pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from halfbyte.data.tokens import Tokens
 
 IGNORE = -100  # the label that torch's cross_entropy leaves out
+# Steps whose rows are sorted by length together. 10,000 rows as long as answers are (log-normal, sigma 0.9), 4 a batch: 52 % padding
+# shuffled, 1.4 % sorted in windows of this size; of a million rows 1.3 %.
+WINDOW = 256
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded on the right. No attention mask is needed: a causal model never looks right, and padding has no label."""
+    """Padded on the right. No attention mask is needed: a causal model never looks right, and padding has no label.
+
+    A packed row holds documents that must not see each other: `positions` counts from 0 in each, `documents` numbers them.
+    """
 
     ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, IGNORE where a token is not trained
-    tokens: int  # without padding
+    lengths: tuple[int, ...]  # (B,) without padding
+    positions: Tensor | None = None  # (B, T) int64, 0 in padding; None where no row is packed
+    documents: Tensor | None = None  # (B, T) int64, -1 in padding; None where no row is packed
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.ids.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.tokens)
+        tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return sum(self.lengths)
 
     @property
     def supervised(self) -> int:
@@ -28,29 +46,139 @@ class Batch:
         return int((self.labels[:, 1:] != IGNORE).sum())
 
 
-def make_batch(rows: list[Tokens], pad_id: int) -> Batch:
+def make_batch(rows: Sequence[Tokens], pad_id: int) -> Batch:
     """Labels follow position, never the id: an end mark keeps its label even where pad and end mark share an id."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-    labels = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
+    lengths = tuple(len(row.ids) for row in rows)
+    shape = (len(rows), max(lengths))
+    ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORE)
     for index, row in enumerate(rows):
-        ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        kept = torch.tensor([token if trained else IGNORE for token, trained in zip(row.ids, row.trained, strict=True)])
-        labels[index, : len(row.ids)] = kept
-    labels[:, 0] = IGNORE
-    return Batch(ids, labels, sum(len(row.ids) for row in rows))
+        ids[index, : lengths[index]] = torch.tensor(row.ids)
+        labels[index, : lengths[index]] = torch.tensor(_labels(row))
+    if not any(len(row.documents) > 1 for row in rows):
+        return Batch(ids, labels, lengths)
+    positions, documents = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+    for index, row in enumerate(rows):
+        for number, (start, end) in enumerate(_documents(row)):
+            positions[index, start:end] = torch.arange(end - start)
+            documents[index, start:end] = number
+    return Batch(ids, labels, lengths, positions, documents)
 
 
-def in_order(rows: list[Tokens], batch_size: int, pad_id: int) -> list[Batch]:
-    """For evaluation: every row once, in file order."""
-    return [make_batch(rows[start : start + batch_size], pad_id) for start in range(0, len(rows), batch_size)]
+def row_lengths(rows: Sequence[Tokens]) -> np.ndarray:
+    """(N,) int64. Rows on disk know their lengths; a list is counted."""
+    known = getattr(rows, "lengths", None)
+    return known if known is not None else np.array([len(row.ids) for row in rows], np.int64)
 
 
-def epoch_steps(rows: list[Tokens], batch_size: int, accumulation: int, pad_id: int, seed: int, epoch: int) -> Iterator[list[Batch]]:
-    """One epoch: every row once, in a new order; each item is the micro-batches of one optimizer step."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(rows), generator=generator).tolist()
-    shuffled = [rows[index] for index in order]
+# Orders
+
+
+@dataclass(frozen=True)
+class InOrder(Sequence[Batch]):
+    """Every row once, in the order of the rows. A batch is made when it is asked for, so that millions of rows fit."""
+
+    rows: Sequence[Tokens]
+    batch_size: int
+    pad_id: int
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        start = range(len(self))[index] * self.batch_size
+        return make_batch(self.rows[start : start + self.batch_size], self.pad_id)
+
+
+def in_order(rows: Sequence[Tokens], batch_size: int, pad_id: int) -> Sequence[Batch]:
+    """For evaluation: every row once, in file order, as often as it is asked for."""
+    return InOrder(rows, batch_size, pad_id)
+
+
+def epoch_steps(rows: Sequence[Tokens], batch_size: int, accumulation: int, pad_id: int, seed: int, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
+    """One epoch: every row once, in a new order; each item is the micro-batches of one optimizer step. `done` steps are passed over.
+
+    Which rows meet in a step depends on their number, seed and epoch, not on how a step is split into micro-batches.
+    """
     per_step = batch_size * accumulation
-    for start in range(0, len(shuffled), per_step):
-        yield in_order(shuffled[start : start + per_step], batch_size, pad_id)
+    order = _epoch_order(row_lengths(rows), per_step, torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    for start in range(done * per_step, len(order), per_step):
+        chosen = [rows[index] for index in order[start : start + per_step].tolist()]
+        yield list(in_order(chosen, batch_size, pad_id))
+
+
+def _epoch_order(lengths: np.ndarray, per_step: int, generator: torch.Generator) -> np.ndarray:
+    """Rows of a step have about one length, so that little is padded: shuffled, sorted in windows, cut into steps, the steps shuffled.
+
+    At least four windows an epoch: in one alone, the same rows would meet in every epoch. The last, smaller step is drawn
+    before anything is sorted, so that any row may fall into it.
+    """
+    shuffled = torch.randperm(len(lengths), generator=generator).numpy()
+    steps = len(shuffled) // per_step
+    window = per_step * max(1, min(WINDOW, steps // 4))
+    whole, last = np.split(shuffled, [steps * per_step])
+    windows = [*np.split(whole, range(window, len(whole), window)), last]
+    *by_length, last = [rows[np.argsort(lengths[rows], kind="stable")] for rows in windows]
+    mixed = torch.randperm(steps, generator=generator).numpy()
+    return np.concatenate([np.concatenate(by_length).reshape(steps, per_step)[mixed].ravel(), last])
+
+
+# What trains
+
+
+@dataclass
+class LabelSum:
+    """Fingerprint of documents and what is trained in them, whatever their order and their rows: a sum of hashes.
+
+    (Bellare and Micciancio, A new paradigm for collision-free hashing: incrementality at reduced cost, 1997.)
+    """
+
+    documents: int = 0
+    total: int = 0
+
+    @property
+    def hex(self) -> str:
+        return f"{self.total % 2**128:032x}"
+
+    def add(self, ids: np.ndarray, labels: np.ndarray) -> None:
+        """One document: ids (T,) and labels (T,), the first of them IGNORE."""
+        digest = sha256(ids.astype("<i8").tobytes() + labels.astype("<i8").tobytes()).digest()
+        self.total += int.from_bytes(digest, "big")
+        self.documents += 1
+
+    def add_row(self, row: Tokens) -> None:
+        """Before it is batched."""
+        ids, labels = np.array(row.ids, np.int64), np.array(_labels(row), np.int64)
+        for start, end in _documents(row):
+            self.add(ids[start:end], labels[start:end])
+
+    def add_batch(self, batch: Batch) -> None:
+        """From the tensors that train: padding off, packed rows apart."""
+        ids, labels = batch.ids.numpy(), batch.labels.numpy()
+        for row, length in enumerate(batch.lengths):
+            numbers = np.zeros(length) if batch.documents is None else batch.documents[row, :length].numpy()
+            borders = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), length]
+            for start, end in pairwise(borders):
+                self.add(ids[row, start:end], labels[row, start:end])
+
+
+def labels_hash(rows: Iterable[Tokens]) -> str:
+    """The fingerprint of what these rows will train, before they are batched."""
+    seen = LabelSum()
+    for row in rows:
+        seen.add_row(row)
+    return seen.hex
+
+
+def _documents(row: Tokens) -> list[tuple[int, int]]:
+    """Where each document of a row begins and ends."""
+    return list(pairwise(accumulate(row.documents or (len(row.ids),), initial=0)))
+
+
+def _labels(row: Tokens) -> list[int]:
+    """The first id of a document has no label: nothing stands before it that could predict it."""
+    labels = [token if trained else IGNORE for token, trained in zip(row.ids, row.trained, strict=True)]
+    for start, _ in _documents(row):
+        labels[start] = IGNORE
+    return labels

@@ -1,11 +1,13 @@
 """Example -> Tokens: ids, and which of them are in the loss.
 
-The part before the answer is tokenised exactly as generation tokenises it, so the ids of a prompt are a
+What stands before an answer is tokenised exactly as generation tokenises it, so the ids of a prompt are a
 prefix of the ids of its row and the first trained token is the first one that a user's model will say.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +17,7 @@ from halfbyte.data.render import Example, Piece
 ANCHORS = ("\n", "\x01")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """ids and trained have one length. The first id is never trained: nothing comes before it."""
 
@@ -23,72 +25,118 @@ class Tokens:
     trained: list[bool]
     file: str
     line: int
+    documents: tuple[int, ...] = ()
+    """Lengths of the documents that were packed into this row, in order; () for one."""
 
     @property
     def supervised(self) -> int:
         return sum(self.trained[1:])
 
 
+class Encoder:
+    """Tokenises many examples in one call, so that all cores work. It knows how its tokenizer begins a text and treats blanks."""
+
+    begin: list[int]
+    """[bos] for tokenizers that begin every text with it (Llama, Mistral), [] for others (Falcon, GPT-2)."""
+    end_id: int | None
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.begin = begin_ids(tokenizer)
+        self.end_id = tokenizer.eos_token_id
+        # SentencePiece and its like put a blank before a text that stands alone. Behind another text
+        # it is taken off by tokenising it behind a character that they keep as tokens of its own.
+        alone, behind = self._ids(["a", "\na"], literal=False)
+        adds_blank = behind[-len(alone) :] != alone
+        self.anchors = list(zip(ANCHORS, self._ids(ANCHORS, literal=False))) if adds_blank else []
+
+    def encode(self, examples: Sequence[Example]) -> list[Tokens]:
+        """Prompts and answers are tokenised apart, so that no token straddles the two."""
+        rows = [_segments(example.pieces) for example in examples]
+        texts: dict[bool, list[str]] = {False: [], True: []}
+        for row in rows:
+            anchor = ""
+            for segment in row:
+                texts[segment.literal].append(anchor + segment.text)
+                anchor = self.anchors[0][0] if self.anchors else ""
+        plain, literal = (iter(self._ids(asked, literal)) for literal, asked in texts.items())
+        return [self._tokens(example, row, plain, literal) for example, row in zip(examples, rows)]
+
+    def prompt(self, pieces: Sequence[Piece]) -> list[int]:
+        """Ids of a prompt. The begin mark stands first if the tokenizer begins its texts with one and the text does not."""
+        return self.encode([Example(list(pieces), "", 0)])[0].ids
+
+    def text(self, text: str, begins: bool) -> list[int]:
+        """Ids of plain text; `begins`: it stands at the start and not behind other text."""
+        if begins or not self.anchors:
+            ids = self._ids([text], literal=True)[0]
+            return self.begin + ids if begins else ids
+        return self._without_anchor(self._ids([self.anchors[0][0] + text], literal=True)[0], Piece(text, trained=True, literal=True))
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a plain text begins and ends in it; by characters for tokenizers that do not tell."""
+        if not self.tokenizer.is_fast:
+            return [(place, place + 1) for place in range(len(text))]
+        return [place for place in self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets if place[1] > place[0]]
+
+    def _tokens(self, example: Example, row: Sequence[Piece], plain: Iterator[list[int]], literal: Iterator[list[int]]) -> Tokens:
+        ids = [] if row else list(self.begin)
+        trained = [False] * len(ids)
+        for segment in row:
+            new = next(literal if segment.literal else plain)
+            if segment is not row[0] and self.anchors:
+                new = self._without_anchor(new, segment)
+            if not ids and new[: len(self.begin)] != self.begin:
+                new = self.begin + new
+            ids += new
+            trained += [segment.trained] * len(new)
+        return Tokens(ids, trained, example.file, example.line)
+
+    def _without_anchor(self, ids: list[int], segment: Piece) -> list[int]:
+        """`ids` are those of the first anchor and the segment; where the two were joined, the next anchor is tried."""
+        before = self.anchors[0][1]
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+        for anchor, before in self.anchors[1:]:
+            ids = self._ids([anchor + segment.text], segment.literal)[0]
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self._ids([segment.text], segment.literal)[0]
+
+    def _ids(self, texts: Sequence[str], literal: bool) -> list[list[int]]:
+        """`literal`: control marks in the texts are plain text."""
+        if not texts:
+            return []
+        if not self.tokenizer.is_fast:
+            return [list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=literal, verbose=False)["input_ids"]) for text in texts]
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()  # an earlier call of the tokenizer may have left either switched on
+        backend.no_padding()
+        backend.encode_special_tokens = literal
+        try:
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        finally:
+            backend.encode_special_tokens = False
+
+
 def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """Tokenises the untrained and the trained pieces apart, so that no token straddles the two."""
-    ids: list[int] = []
-    trained: list[bool] = []
-    for is_trained, group in groupby(example.pieces, key=lambda piece: piece.trained):
-        pieces = list(group)
-        new = _encode(pieces, tokenizer, starts=False) if ids else encode_pieces(pieces, tokenizer)
-        ids += new
-        trained += [is_trained] * len(new)
-    return Tokens(ids, trained, example.file, example.line)
+    return Encoder(tokenizer).encode([example])[0]
 
 
-def encode_pieces(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a prompt. The begin mark stands first if the tokenizer begins its texts with one and the text does not."""
-    ids = _encode(pieces, tokenizer, starts=True)
-    begin = begin_ids(tokenizer)
-    return ids if ids[: len(begin)] == begin else begin + ids
+def encode_pieces(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return Encoder(tokenizer).prompt(pieces)
 
 
 def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """[bos] for tokenizers that begin every text with it (Llama, Mistral), [] for others (Falcon, GPT-2)."""
+    """The begin mark, if the tokenizer puts one before every text."""
     ids = tokenizer("a")["input_ids"]
     return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id] else []
 
 
-def _encode(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase, starts: bool) -> list[int]:
-    """`starts`: the first piece starts a text, so it is tokenised as the tokenizer tokenises a text that stands alone."""
-    ids: list[int] = []
-    for number, piece in enumerate(_joined(pieces)):
-        ids += _ids(piece, tokenizer) if starts and number == 0 else _ids_behind(piece, tokenizer)
-    return ids
-
-
-def _ids_behind(piece: Piece, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a piece that stands behind another. Some tokenizers (SentencePiece) put a blank before a text that stands
-    alone: it is taken off by tokenising behind a character that they keep as tokens of its own."""
-    if piece.text and _adds_blank(tokenizer):
-        for anchor in ANCHORS:
-            before = _ids(Piece(anchor, False), tokenizer)
-            both = _ids(Piece(anchor + piece.text, False, piece.literal), tokenizer)
-            if both[: len(before)] == before:
-                return both[len(before) :]
-    return _ids(piece, tokenizer)
-
-
-def _adds_blank(tokenizer: PreTrainedTokenizerBase) -> bool:
-    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
-    behind = tokenizer("\na", add_special_tokens=False)["input_ids"]
-    return behind[-len(alone) :] != alone
-
-
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours that are tokenised alike become one piece, so that tokens may span them."""
-    return [
-        Piece("".join(piece.text for piece in group), trained=False, literal=literal)
-        for literal, group in ((key, list(items)) for key, items in groupby(pieces, key=lambda piece: piece.literal))
-    ]
-
-
-def _ids(piece: Piece, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if not piece.text:
-        return []
-    return list(tokenizer(piece.text, add_special_tokens=False, split_special_tokens=piece.literal, verbose=False)["input_ids"])
+def _segments(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """Neighbours that are tokenised alike become one, so that tokens may span them."""
+    alike = itemgetter(1, 2, 3)
+    if all(piece.text for piece in pieces) and all(alike(one) != alike(next_one) for one, next_one in pairwise(pieces)):
+        return pieces
+    joined = (list(group) for _, group in groupby((piece for piece in pieces if piece.text), key=alike))
+    return [group[0]._replace(text="".join(piece.text for piece in group)) for group in joined]

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from halfbyte.data.batches import Batch
-from halfbyte.model.precision import compute_in
-from halfbyte.train.step import summed_loss
+from halfbyte.train.step import batch_logits, summed_loss
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,7 @@ def measure_loss(model: nn.Module, batches: Sequence[Batch], dtype: torch.dtype)
     try:
         for batch in batches:
             batch = batch.to(device)
-            with compute_in(device, dtype):
-                logits = model(input_ids=batch.ids, use_cache=False).logits
-            total += summed_loss(logits, batch.labels).double()
+            total += summed_loss(batch_logits(model, batch, dtype), batch.labels).double()
             tokens += batch.supervised
     finally:
         model.train(was_training)

@@ -19,7 +19,7 @@ def _rows(section: type[BaseModel], above: str) -> list[tuple[str, str, str]]:
         inner = _sections(field.annotation)
         if not inner:
             if name != "kind" or len(get_args(field.annotation)) > 1:
-                rows.append((above + name, _default(field), field.description or ""))
+                rows.append((above + name, _default(field), _sentence(field)))
         elif len(inner) == 1:
             rows += _rows(inner[0], f"{above}{name}.")
         else:
@@ -27,17 +27,22 @@ def _rows(section: type[BaseModel], above: str) -> list[tuple[str, str, str]]:
             kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in inner]
             rows.append((f"{above}{name}.kind", kinds[0], "; ".join(f"`{k}`: {(c.__doc__ or '').strip()}" for k, c in zip(kinds, inner, strict=True))))
             rows += [
-                (f"{above}{name}.{key}", _default(inner[0].model_fields[key]), inner[0].model_fields[key].description or "")
+                (f"{above}{name}.{key}", _default(inner[0].model_fields[key]), _sentence(inner[0].model_fields[key]))
                 for key in inner[0].model_fields
                 if key in shared
             ]
-            for kind, tag in zip(inner, kinds, strict=True):
-                rows += [
-                    (f"{above}{name}.{key}", _default(one), f"({tag}) {one.description or ''}")
-                    for key, one in kind.model_fields.items()
-                    if key not in shared and key != "kind"
-                ]
+            rows += _of_some_kinds(f"{above}{name}.", dict(zip(kinds, inner, strict=True)), shared)
     return rows
+
+
+def _of_some_kinds(above: str, kinds: dict[str, type[BaseModel]], shared: set[str]) -> list[tuple[str, str, str]]:
+    """Keys that only some kinds have; those of one meaning stand once, with the names of their kinds."""
+    who: dict[tuple[str, str, str], list[str]] = {}
+    for tag, kind in kinds.items():
+        for key, field in kind.model_fields.items():
+            if key not in shared and key != "kind":
+                who.setdefault((key, _default(field), _sentence(field)), []).append(tag)
+    return [(above + key, default, f"({', '.join(tags)}) {sentence}") for (key, default, sentence), tags in who.items()]
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
@@ -53,3 +58,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, str) and not field.default.isprintable():
         return repr(field.default)
     return "not given" if field.default is None else str(field.default)
+
+
+def _sentence(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())

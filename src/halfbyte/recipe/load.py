@@ -17,6 +17,8 @@ from halfbyte.errors import RecipeError
 from halfbyte.recipe.schema import Recipe
 
 LARGEST_RECIPE_BYTES = 1_000_000
+# Of files that are no recipes: people give the data where the recipe is asked for.
+DATA_ENDINGS = {".csv", ".tsv", ".txt", ".text", ".md", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz", ".zst"}
 EXPLAIN = "halfbyte recipe --explain lists every key"
 
 # Spelling elsewhere -> key here. The values are checked by the schema like any other.
@@ -27,6 +29,7 @@ TRANSLATIONS = {
     "max_seq_length": "data.max_length", "max_length": "data.max_length", "sequence_len": "data.max_length", "cutoff_len": "data.max_length",
     "val_set_size": "data.validation_share", "val_size": "data.validation_share",
     "system_prompt": "data.system", "default_system": "data.system",
+    "label_field": "data.label_column", "packing_strategy": "data.packing",
     "lora_r": "adapter.r", "lora_rank": "adapter.r", "rank": "adapter.r", "r": "adapter.r",
     "lora_alpha": "adapter.alpha", "lora_dropout": "adapter.dropout",
     "lora_target_modules": "adapter.target_modules", "lora_target": "adapter.target_modules", "target_modules": "adapter.target_modules",
@@ -56,12 +59,21 @@ SWITCHES: dict[str, tuple[str, Any, Any]] = {
     "use_dora": ("adapter.kind", "dora", None),
     "peft_use_dora": ("adapter.kind", "dora", None),
     "lora_target_linear": ("adapter.target_modules", "all-linear", None),
+    "packing": ("data.packing", "best_fit", "none"),
+    "sample_packing": ("data.packing", "best_fit", "none"),
+    "train_on_inputs": ("data.loss", "all", "answers"),
+    "train_on_prompt": ("data.loss", "all", "answers"),
+    "completion_only_loss": ("data.loss", "answers", "all"),
+    "assistant_only_loss": ("data.loss", "answers", "all"),
+    "mask_history": ("data.loss", "last", None),
 }
 VALUES = {
     "train.optimizer": {
         "adamw_torch_fused": "adamw_torch", "adamw": "adamw_torch", "paged_adamw": "paged_adamw_32bit", "adamw_bnb_8bit": "adamw_8bit",
     },
     "adapter.target_modules": {"all": "all-linear", "all_linear": "all-linear"},
+    "data.packing": {"bfd": "best_fit"},
+    "data.kind": {"alpaca": "instruction", "chat_template": "messages", "openai": "messages", "completion": "text", "classification": "label"},
     "train.precision": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"},
 }  # fmt: skip
 # LlamaFactory writes these lists as one text with commas.
@@ -84,7 +96,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
         raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
-    if path.suffix.lower() in (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".parquet"):
+    if DATA_ENDINGS & {ending.lower() for ending in path.suffixes[-2:]}:
         raise RecipeError(f"{path}: is data, not a recipe", hint=f"halfbyte new {path} writes a recipe for it")
     if path.stat().st_size > LARGEST_RECIPE_BYTES:
         raise RecipeError(f"{path}: larger than 1 MB, so it is hardly a recipe", hint="is this the data file? halfbyte new FILE writes a recipe for it")
@@ -95,12 +107,30 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
     loaded = parse_recipe(text, str(path), overrides or [], default_name=path.stem)
-    if not os.path.exists(Path(loaded.recipe.data.path).expanduser()):
+    data = loaded.recipe.data
+    given = [("path", name) for name in data.paths] + [("validation_path", data.validation_path), ("test_path", data.test_path)]
+    missing = [f"data.{key}: there is no file {name}" for key, name in given if name is not None and not _is_there(name)]
+    if missing:
         raise RecipeError(
-            f"data.path: there is no file {loaded.recipe.data.path}",
-            hint="give another with data.path=FILE; a relative path starts at the folder you call from",
+            "\n".join(missing),
+            hint="give another with data.path=FILE; a relative path starts at the folder you call from; hub:owner/name for a data set of the hub",
         )
     return loaded
+
+
+def load_data_or_recipe(file: Path, overrides: list[str] | None = None) -> Loaded:
+    """A recipe, or the recipe that a file of data has when nothing is stated."""
+    if file.suffix.lower() in (".yaml", ".yml"):
+        return load_recipe(file, overrides)
+    quoted = yaml.safe_dump(str(file), default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
+    loaded = parse_recipe("", str(file), [f"data.path={quoted}", *(overrides or [])], file.stem)
+    if not _is_there(str(file)):
+        raise RecipeError(f"{file}: no such file", hint="give a file of data or a recipe")
+    return loaded
+
+
+def _is_there(name: str) -> bool:
+    return name.startswith("hub:") or os.path.exists(Path(name).expanduser())
 
 
 def parse_recipe(text: str, file: str, overrides: list[str], default_name: str = "run") -> Loaded:

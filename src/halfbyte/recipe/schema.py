@@ -34,19 +34,56 @@ Real = Annotated[float, BeforeValidator(not_a_switch), Field(allow_inf_nan=False
 Share = Annotated[Real, Field(ge=0, le=0.5)]
 
 
+def one_or_more(value: Any) -> Any:
+    """A list of files must name at least one."""
+    if isinstance(value, list) and not value:
+        raise ValueError("names no file")
+    return value
+
+
 class FileData(Section):
     """What every kind of data has."""
 
-    path: str
-    """The file: .txt or .md text, or .csv. A relative path starts at the folder you call from."""
+    path: Annotated[str | list[str], AfterValidator(one_or_more)]
+    """The file, folder or list of files: CSV, TSV, JSON, JSONL, Parquet, .txt or .md, also packed (.gz, .xz, .zst); or hub:owner/name.
+    A relative path starts at the folder you call from."""
     encoding: str | None = None
     """Character encoding; found by looking when not given (UTF-8 with or without mark, UTF-16, cp1252)."""
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be read: `refuse` names up to 20 of them and stops; `skip` leaves them out and counts them."""
+    licence: str | None = None
+    """Licence of the data, kept beside the model so that whoever publishes it knows what it was made of."""
+    redact: list[Literal["email", "phone", "handle", "link", "card", "iban"]] = []
+    """Kinds of personal data that are replaced by tags such as [EMAIL]. What no pattern finds stays: the data are not anonymous."""
     max_length: Annotated[Whole, Field(ge=8)] = 512
-    """Tokens in one training row. Longer pairs are left out and counted; a book is cut into blocks of this length."""
+    """Tokens in one training row. A longer prompt is shortened in its middle; a row whose answer does not fit is left out; both are counted."""
+    packing: Literal["none", "best_fit"] = "none"
+    """`best_fit` fills rows of max_length with several documents that do not see one another; `none` batches rows of like length."""
     validation_share: Share = 0.08
-    """Share of the text or of the pairs that chooses the best checkpoint; never trained on."""
+    """Share of the text or of the rows that chooses the best checkpoint; never trained on."""
     test_share: Share = 0.15
     """Share that is opened once, at the end, to compare base and tuned; never trained on."""
+    validation_path: str | None = None
+    """A file that validates, in the form of `path`, instead of a share of it."""
+    test_path: str | None = None
+    """A file that tests, in the form of `path`, instead of a share of it. It is compared with the training rows and what they share is reported."""
+    drop_overlap: bool = False
+    """Leave out training rows that also stand, or nearly, in the given validation or test file."""
+    group_column: str | None = None
+    """Rows that have the same value here (an author, a video) stay on one side of the split."""
+    near_duplicates: Literal["together", "drop", "ignore"] = "together"
+    """Rows that are nearly the same (Jaccard 0.8 of their five-letter pieces): kept on one side of the split, or only the first kept."""
+    keep_duplicates: bool = False
+    """Train on exact repetitions of a row too, which are left out and counted otherwise."""
+    augment: list[Literal["case", "punctuation", "typos", "turns", "shift"]] = []
+    """Changed copies of training rows: case, punctuation or typing errors of what the user says, the first turns of a conversation,
+    or blocks of a text that begin elsewhere. Never of held-out rows; counted apart."""
+    augment_copies: Annotated[Whole, Field(ge=1, le=10)] = 1
+    """Changed copies of each training row, when `augment` asks for any."""
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else self.path
 
 
 class AutoData(FileData):
@@ -60,35 +97,120 @@ class TextData(FileData):
 
     kind: Literal["text"]
     column: str | None = None
-    """The CSV column that holds the text; not used for text files."""
+    """The column that holds the text; not used for text files."""
     rows: Literal["auto", "book", "separate"] = "auto"
     """`book`: the rows follow one another and are joined, then cut into blocks; `separate`: each row is a text of its own."""
     separator: str = "auto"
-    """What joins two rows of a book. `auto`: a line end between rows of a CSV and between lines, a blank line between paragraphs."""
+    """What joins two rows of a book. `auto`: a line end between rows of a table and between lines, a blank line between paragraphs."""
+    gap: Annotated[Whole, Field(ge=0)] = 1000
+    """Characters of a book that are left out between training, validation and test, so that no page stands on two sides."""
     keep_boilerplate: bool = False
     """Keep the header and licence text of Project Gutenberg, which are left out otherwise."""
 
 
-class PairData(FileData):
-    """Prompt and response, from two columns of a CSV. Only the response and its end mark are trained."""
+class ChatData(FileData):
+    """What every kind with prompts and answers has."""
+
+    prompt_template: str = "chat"
+    """`chat`: the tokenizer's own chat template; otherwise a text with {prompt} in it, put before the response."""
+    system: str | None = None
+    """A system text, the same for every row that has none of its own."""
+    system_as: Literal["system", "user"] = "system"
+    """`user` puts the system text before the first prompt, for chat templates that know no system role."""
+    loss: Literal["answers", "last", "all"] = "answers"
+    """What is trained: every answer with its end mark, only the last answer of a conversation, or prompts too."""
+
+    @model_validator(mode="after")
+    def template_has_a_prompt(self) -> "ChatData":
+        if self.prompt_template != "chat" and self.prompt_template.count("{prompt}") != 1:
+            raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it once")
+        return self
+
+
+class PairData(ChatData):
+    """Prompt and response, from two columns. Only the response and its end mark are trained."""
 
     kind: Literal["prompt_response"]
     prompt_column: str
     """The column with what is asked."""
     response_column: str
     """The column with what the model should say."""
-    prompt_template: str = "chat"
-    """`chat`: the tokenizer's own chat template; otherwise a text with {prompt} in it, put before the response."""
-    system: str | None = None
-    """A system text for the chat template, the same for every row."""
+    instruction: str | None = None
+    """A text put before every prompt, with a blank line between; never trained."""
 
-    @model_validator(mode="after")
-    def template_has_a_prompt(self) -> "PairData":
-        if self.prompt_template != "chat" and self.prompt_template.count("{prompt}") != 1:
-            raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it once")
-        if self.prompt_template != "chat" and self.system is not None:
-            raise ValueError("system: belongs to the chat template; put the text into prompt_template instead")
-        return self
+
+class StructureData(ChatData):
+    """A sentence and the structure that it means (a meaning representation, JSON). Trained like prompt and response."""
+
+    kind: Literal["structure"]
+    prompt_column: str
+    """The column with the sentence."""
+    response_column: str
+    """The column with its structure."""
+    instruction: str | None = None
+    """A text put before every prompt, with a blank line between; never trained."""
+
+
+class InstructionData(ChatData):
+    """Instruction, an input that may be empty, and output (Alpaca)."""
+
+    kind: Literal["instruction"]
+    instruction_column: str = "instruction"
+    """The column with the instruction."""
+    input_column: str | None = None
+    """The column with what the instruction is about, put behind it with a blank line between; may be empty in any row."""
+    output_column: str = "output"
+    """The column with what the model should say."""
+
+
+class MessagesData(ChatData):
+    """Conversations as lists of messages with `role` and `content` (OpenAI)."""
+
+    kind: Literal["messages"]
+    column: str = "messages"
+    """The column with the list of messages."""
+
+
+class ShareGPTData(ChatData):
+    """Conversations as lists of turns with `from` (human, gpt, system) and `value` (ShareGPT)."""
+
+    kind: Literal["sharegpt"]
+    column: str = "conversations"
+    """The column with the list of turns."""
+
+
+class TaggedData(ChatData):
+    """One column in which tags part the turns: <HUMAN>: ... <ASSISTANT>: ..."""
+
+    kind: Literal["tagged"]
+    column: str
+    """The column with the turns."""
+    user_tag: str = "<HUMAN>:"
+    """What stands before each turn of the user."""
+    assistant_tag: str = "<ASSISTANT>:"
+    """What stands before each turn of the assistant."""
+
+
+class LabelData(ChatData):
+    """A text and its class. The class is the answer; classes are text, as they stand in the file."""
+
+    kind: Literal["label"]
+    text_column: str
+    """The column with the text."""
+    label_column: str
+    """The column with the class."""
+    label_pattern: str | None = None
+    """Takes the class out of the column: a regular expression whose first group is the class."""
+    labels: list[str] = []
+    """The classes that may occur; any other is refused with its line."""
+    merge_labels: dict[str, str] = {}
+    """Classes that are read as another one: {neutral: other}."""
+    instruction: str | None = None
+    """A text put before every text, with a blank line between; never trained."""
+
+
+SomeData = AutoData | TextData | PairData | StructureData | InstructionData | MessagesData | ShareGPTData | TaggedData | LabelData
+SettledData = TextData | PairData | StructureData | InstructionData | MessagesData | ShareGPTData | TaggedData | LabelData
 
 
 class NF4(Section):
@@ -189,7 +311,7 @@ class Recipe(Section):
     """The model to start from: `embedded` (ships with halfbyte), a folder, or a hub name, `owner/name@revision`."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
     """Seed of adapter, order and dropout: the same seed on the same machine gives the same run."""
-    data: Annotated[AutoData | TextData | PairData, Field(discriminator="kind")]
+    data: Annotated[SomeData, Field(discriminator="kind")]
     quant: Annotated[NF4 | FP4 | NoQuant, Field(discriminator="kind")] = NF4()
     adapter: Adapter = Adapter()
     train: Train = Train()

@@ -332,7 +332,9 @@ def ledger(data: dict[str, Any]) -> str:
         return ""
     left_out = [[row.get("reason"), count(row.get("count"))] for row in data.get("left_out") or []]
     splits = [[name, count(data.get(f"{name}_rows")), count(data.get(f"{name}_tokens"))] for name in ("train", "validation", "test")]
-    tables = table(["split", "rows", "tokens in the loss"], splits, "numbers") + table(["left out", "rows"], left_out, "numbers")
+    bins = [[name, count(rows)] for name, rows in (data.get("bins") or {}).items()]
+    tables = table(["rows read went to", "rows"], bins, "numbers") if bins else ""
+    tables += table(["split", "rows of tokens", "tokens in the loss"], splits, "numbers") + table(["left out", "rows"], left_out, "numbers")
     nothing = "" if left_out else ", none left out"
     return f'<p class="first">Records read: {count(data.get("records_read"))}{nothing}.</p><div class="beside">{tables}</div>'
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from halfbyte.data.batches import epoch_steps
+from halfbyte.data.batches import Batch, LabelSum, epoch_steps
 from halfbyte.data.tokens import Tokens
 from halfbyte.errors import IntegrityError, Interrupted
 from halfbyte.model.adapter import adapter_state, set_adapter_state
+from halfbyte.model.isolation import check_isolation
 from halfbyte.model.machine import peak_bytes
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Plan
@@ -37,6 +38,9 @@ class Progress:
     best_loss: float = math.inf
     since_best: int = 0
     seconds: float = 0.0
+    documents: int = 0
+    labels: str = LabelSum().hex
+    """Fingerprint of what the first epoch has trained on so far, and of how many documents."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,13 @@ class Hooks:
 
 
 def run_training(
-    model: "PeftModel", rows: list[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks, resume_from: Path | None = None
-) -> Outcome:
-    """Trains until the plan's last step, until early stopping, or until a stop is asked for (raises Interrupted, resumable)."""
+    model: "PeftModel", rows: Sequence[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks,
+    resume_from: Path | None = None, labels_expected: str | None = None,
+) -> Outcome:  # fmt: skip
+    """Trains until the plan's last step, until early stopping, or until a stop is asked for (raises Interrupted, resumable).
+
+    Raises IntegrityError when what the first epoch trained on is not what `labels_expected`, the fingerprint of the preview, says.
+    """
     device = next(model.parameters()).device
     dtype = DTYPES[plan.precision]
     optimizer = make_optimizer(plan.optimizer, model.parameters(), section.learning_rate, section.weight_decay)
@@ -101,14 +109,15 @@ def run_training(
     if resume_from is None:
         validate()
     model.train()
+    isolated = False
     began = time.monotonic() - progress.seconds
     while progress.step < plan.total_steps and not given_up():
         epoch, done = divmod(progress.step, plan.steps_per_epoch)
-        steps = epoch_steps(rows, section.batch_size, section.gradient_accumulation_steps, pad_id, seed, epoch)
-        for number, batches in enumerate(steps):
-            if number < done:
-                continue
+        for batches in epoch_steps(rows, section.batch_size, section.gradient_accumulation_steps, pad_id, seed, epoch, done):
             step = progress.step + 1
+            if not isolated and any(batch.positions is not None for batch in batches):
+                check_isolation(model, dtype)
+                isolated = True
             rate = learning_rate_at(step, section.learning_rate, section.schedule, plan.warmup_steps, plan.total_steps)
             set_learning_rate(optimizer, rate)
             started = time.monotonic()
@@ -126,6 +135,10 @@ def run_training(
                 "tokens": result.tokens, "supervised": result.supervised, "tokens_per_second": round(result.tokens / took, 1),
                 "seconds": round(progress.seconds, 3), "peak_bytes": peak_bytes(device.type),
             })  # fmt: skip
+            if epoch == 0:
+                _count_labels(progress, batches)
+            if step == plan.steps_per_epoch:
+                _compare_labels(progress, labels_expected, hooks)
             last = step == plan.total_steps
             if step % plan.eval_steps == 0 or last:
                 validate()
@@ -140,6 +153,24 @@ def run_training(
     _take_best(model, checkpoints, progress, hooks)
     stopped = "finished" if progress.step >= plan.total_steps else "early stopping"
     return Outcome(progress.step, progress.best_step, stopped, progress.seconds)
+
+
+def _count_labels(progress: Progress, batches: list[Batch]) -> None:
+    seen = LabelSum(progress.documents, int(progress.labels, 16))
+    for batch in batches:
+        seen.add_batch(batch)
+    progress.documents, progress.labels = seen.documents, seen.hex
+
+
+def _compare_labels(progress: Progress, expected: str | None, hooks: Hooks) -> None:
+    """The first epoch is complete: it saw every document once, with the labels that were prepared and shown."""
+    same = None if expected is None else progress.labels == expected
+    hooks.log({"event": "labels", "rows": progress.documents, "sha256": progress.labels, "same_as_preview": same})
+    if same is False:
+        raise IntegrityError(
+            f"the tokens and labels of epoch 1 ({progress.documents} documents, {progress.labels}) are not the ones that were prepared ({expected})",
+            hint="do not use this run; prepare the data again and train anew, and report it if it comes back",
+        )
 
 
 def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: Hooks) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.errors import TrainingError
+from halfbyte.model.isolation import model_inputs
 from halfbyte.model.precision import compute_in
 
 
@@ -26,6 +27,12 @@ class StepResult:
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """logits (B, T, V), labels (B, T) -> sum over labelled tokens of -log p(label | what stands before it), ()."""
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def batch_logits(model: nn.Module, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """(B, T, V), as training and evaluation alike see them."""
+    with compute_in(batch.ids.device, dtype):
+        return model(**model_inputs(model, batch.ids, batch.positions, batch.documents)).logits
 
 
 def train_step(
@@ -46,9 +53,7 @@ def train_step(
     total = torch.zeros((), device=device)
     for batch in batches:
         batch = batch.to(device)
-        with compute_in(device, dtype):
-            logits = model(input_ids=batch.ids, use_cache=False).logits  # (B, T, V)
-        loss = summed_loss(logits, batch.labels) / supervised
+        loss = summed_loss(batch_logits(model, batch, dtype), batch.labels) / supervised
         scaler.scale(loss).backward()
         total += loss.detach()
     loss_value = float(total)

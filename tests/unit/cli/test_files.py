@@ -37,6 +37,10 @@ def refusal(file: Path) -> str:
     ("a.jsonl", '{"prompt": "One, two", "id": 3}\n\n{"prompt": " 01 "}\n{"prompt": "NA"}\n'),
     ("a.csv", 'id,prompt\n1,"One, two"\n\n2, 01 \n3,NA\n'),
     ("a.CSV", 'prompt\r\n"One, two"\r\n 01 \r\nNA\r\n'),
+    ("a.csv", 'question\n"One, two"\n 01 \nNA\n'),
+    ("a.tsv", 'id\tprompt\n1\tOne, two\n2\t 01 \n3\tNA\n'),
+    ("a.md", "One, two\n\n 01 \nNA\n"),
+    ("a.json", '[{"prompt": "One, two"}, {"prompt": " 01 "}, {"prompt": "NA"}]'),
 ])  # fmt: skip
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_prompts_are_read_as_they_stand(write, name, content, mark):
@@ -51,23 +55,23 @@ def test_a_prompt_keeps_its_line_ends(write, name, content):
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.txt", "", ": holds no prompt"),
-    ("a.txt", " \n\n", ": holds no prompt"),
+    ("a.txt", "", " is empty (0 bytes)"),
+    ("a.txt", " \n\n", " is empty (3 bytes)"),
     ("a.csv", "prompt\n", ": holds no prompt"),
-    ("a.md", "x", ": prompts are read from .txt, .jsonl, .csv"),
-    ("a.csv", "question\nx\n", ":1: no column 'prompt'; columns are question"),
+    ("a.doc", "x", ": files that end in '.doc' are not read"),
+    ("a.csv", "question,id\nx,1\n", ": no column 'prompt'; columns are question, id"),
     ("a.csv", 'prompt,id\n"x\ny",1\nz\n', ":4: 1 fields, the header has 2"),
     ("a.csv", 'prompt,id\nx,1\ny,"2"3\n', ":3: not CSV: "),
     ("a.csv", "prompt,id\nx,1\n ,2\n", ":3: the prompt is empty"),
-    ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": }\n', ":3: not JSON: "),
-    ("a.jsonl", '["x"]\n', ":1: no text under 'prompt'"),
-    ("a.jsonl", '{"Prompt": "x"}\n', ":1: no text under 'prompt'"),
-    ("a.jsonl", '{"prompt": 3}\n', ":1: no text under 'prompt'"),
+    ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": }\n', ":3:12: not JSON (expecting value)"),
+    ("a.jsonl", '["x"]\n', ":1:2: a single value where an object belongs"),
+    ("a.jsonl", '{"Prompt": "x", "id": 1}\n', ": no column 'prompt'; columns are Prompt, id"),
+    ("a.jsonl", '{"prompt": ["x"]}\n', ":1: the prompt is no text"),
+    ("a.jsonl", '{"prompt": null, "id": 1}\n{"prompt": "x"}\n', ":1: the prompt is empty"),
     ("a.jsonl", '{"prompt": " "}\n', ":1: the prompt is empty"),
-    ("a.jsonl", '{"prompt": "\\ud800"}\n', ":1: the prompt holds half a character"),
-    ("a.jsonl", "[" * 100_000, ":1: not JSON: "),
-    ("a.txt", "x\ncaf\u00e9".encode("cp1252"), ":2: byte 0xE9 is not UTF-8"),
-    ("a.csv", "prompt\ncaf\u00e9".encode("utf-16"), ":1: byte 0xFF is not UTF-8"),
+    ("a.jsonl", '{"prompt": "\\ud800"}\n', ":1: holds half a character"),
+    ("a.jsonl", "[" * 100_000, ":1:2: lists or objects nested deeper than 100"),
+    ("a.txt", b"x\ncaf\x81", ":2: byte 0x81 is not utf-8"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(write, name, content, words):
     """A short row, a blank cell and another encoding ended in tracebacks."""
@@ -77,7 +81,16 @@ def test_what_is_wrong_is_named_with_its_line(write, name, content, words):
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     assert refusal(tmp_path / "a.txt").endswith("a.txt: no such file")
-    assert refusal(tmp_path).endswith(": no such file")
+    assert refusal(tmp_path).endswith(": holds no file to read")
+
+
+def test_prompts_in_another_encoding_are_read(write):
+    assert read_prompts(write("a.csv", "prompt\ncaf\u00e9\n".encode("utf-16"))) == ["caf\u00e9"]
+    assert read_prompts(write("a.txt", "caf\u00e9\n".encode("cp1252"))) == ["caf\u00e9"]
+
+
+def test_the_line_of_a_prompt_in_a_paragraph_is_its_own(write):
+    assert read_prompts(write("a.txt", "\none\ntwo\n\nthree")) == ["one", "two", "three"]
 
 
 # Answers
@@ -92,11 +105,26 @@ def test_answers_are_written_as_they_come(tmp_path, name):
     with write_answers(file) as write_part:
         write_part(["one", "two"], [ODD, "NA"])
         assert "NA" in file.read_text(encoding="utf-8"), "an answer waits for the next part"
-        write_part(["three"], ["=1+1"])
+        write_part(["three"], ["1+1"])
     with open(file, encoding="utf-8", newline="") as stream:
         rows = [json.loads(line) for line in stream.read().split("\n")[:-1]] if name.endswith("jsonl") else list(csv.DictReader(stream))
-    assert rows == [{"prompt": prompt, "response": answer} for prompt, answer in (("one", ODD), ("two", "NA"), ("three", "=1+1"))]
+    assert rows == [{"prompt": prompt, "response": answer} for prompt, answer in (("one", ODD), ("two", "NA"), ("three", "1+1"))]
     assert read_prompts(file) == ["one", "two", "three"]
+
+
+FORMULAS = ["=1+1", '=HYPERLINK("http://x")', "+1", "-1", "@SUM(1)", "\t=1", "\r=1"]
+
+
+@pytest.mark.parametrize("cell", [*FORMULAS, " =1", "1-1", ""])
+def test_no_spreadsheet_runs_an_answer_as_a_formula(tmp_path, cell):
+    """Guards against answers that Excel executes when the file is opened (CSV injection). JSON lines keep them as they are."""
+    with write_answers(tmp_path / "a.csv") as table, write_answers(tmp_path / "a.jsonl") as lines:
+        table([cell], [cell])
+        lines([cell], [cell])
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as stream:
+        kept = f"'{cell}" if cell in FORMULAS else cell
+        assert list(csv.reader(stream))[1] == [kept, kept]
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == {"prompt": cell, "response": cell}
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

@@ -72,7 +72,7 @@ def test_it_is_the_definition_whatever_the_batches(model, untrained):
 
 def test_more_padding_changes_nothing(model):
     batch = one_batch(random_rows(LENGTHS))
-    wide = Batch(nn.functional.pad(batch.ids, (0, 50), value=PAD), nn.functional.pad(batch.labels, (0, 50), value=-100), batch.tokens)
+    wide = Batch(nn.functional.pad(batch.ids, (0, 50), value=PAD), nn.functional.pad(batch.labels, (0, 50), value=-100), batch.lengths)
     assert measure_loss(model, [wide], F32).mean == pytest.approx(measure_loss(model, [batch], F32).mean, rel=SAME_LOSS)
 
 

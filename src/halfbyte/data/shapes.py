@@ -1,0 +1,234 @@
+"""A row -> what it says: one function a kind of data. A row that says nothing is Refused, with the reason and what was seen in it.
+
+No text is changed on the way, but for the blanks around tagged turns and around classes.
+"""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from halfbyte.data.records import Message, Record
+from halfbyte.data.rows import Row
+from halfbyte.recipe.schema import (
+    InstructionData,
+    LabelData,
+    MessagesData,
+    PairData,
+    SettledData,
+    ShareGPTData,
+    StructureData,
+    TaggedData,
+    TextData,
+)  # fmt: skip
+
+ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
+SHAREGPT_ROLES = {**ROLES, "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
+# Of a cell or of the list of classes, in a message.
+SHOWN_CHARACTERS, SHOWN_CLASSES = 60, 12
+LEFT_AWAY = "conversations end with a turn that no answer follows, which is left away"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that is no record. `bad`: malformed, to be mended or skipped; otherwise it has nothing to learn from and is only counted."""
+
+    file: str
+    line: int
+    reason: str
+    """The bin of the ledger."""
+    seen: str
+    """What was found in this row."""
+    bad: bool = False
+
+
+Shape = Callable[[Row], Record | Refused]
+
+
+def shape_for(section: SettledData, told: Counter[str]) -> Shape:
+    """The function that makes records of rows; in `told` it counts what it left away or read as something else."""
+    shape, column = _SHAPES[section.kind], section.group_column
+    if column is None:
+        return lambda row: shape(row, section, told)
+
+    def grouped(row: Row) -> Record | Refused:
+        record, group = shape(row, section, told), _cell(row, column)
+        if isinstance(record, Refused):
+            return record
+        return group if isinstance(group, Refused) else replace(record, group=group)
+
+    return grouped
+
+
+@lru_cache
+def turn_marks(user_tag: str, assistant_tag: str) -> re.Pattern[str]:
+    """Finds tags; the name of the group that matched is the role.
+
+    A tag that begins with a letter (User:) also stands inside sentences, so it counts only where a line begins.
+    """
+    ways = {"user": user_tag, "assistant": assistant_tag}
+    longest_first = sorted(ways, key=lambda role: len(ways[role]), reverse=True)
+    return re.compile("|".join(rf"{'^[ ]*' if ways[role][:1].isalnum() else ''}(?P<{role}>{re.escape(ways[role])})" for role in longest_first), re.MULTILINE)
+
+
+def merged(label: str, other: str) -> str:
+    """How `told` counts a class that is read as another."""
+    return f"rows with the label {label!r} are read as {other!r}"
+
+
+def _refuse(row: Row, reason: str, seen: str, bad: bool = False) -> Refused:
+    return Refused(row.file, row.line, reason, seen, bad)
+
+
+def _cell(row: Row, column: str) -> str | Refused:
+    cell = row.cells.get(column, "")
+    if isinstance(cell, str):
+        return cell
+    return _refuse(row, f"{column} is not text", f"{column} is {named_type(cell)}, need text", bad=True)
+
+
+def named_type(cell: Any) -> str:
+    return "text" if isinstance(cell, str) else "a list" if isinstance(cell, list) else "an object" if isinstance(cell, dict) else "nothing"
+
+
+def _text_record(row: Row, section: TextData, told: Counter[str]) -> Record | Refused:
+    text = _cell(row, section.column or "text")
+    if isinstance(text, Refused):
+        return text
+    return Record(row.file, row.line, text=text) if text.strip() else _refuse(row, "empty", "the text is empty")
+
+
+def _pair_record(row: Row, section: PairData | StructureData, told: Counter[str]) -> Record | Refused:
+    return _pair(row, _cell(row, section.prompt_column), _cell(row, section.response_column))
+
+
+def _instruction_record(row: Row, section: InstructionData, told: Counter[str]) -> Record | Refused:
+    parts = [_cell(row, column) for column in (section.instruction_column, section.input_column) if column]
+    refused = next((part for part in parts if isinstance(part, Refused)), None)
+    asked = "\n\n".join(part for part in parts if isinstance(part, str) and part.strip())
+    return refused or _pair(row, asked, _cell(row, section.output_column))
+
+
+def _pair(row: Row, prompt: str | Refused, response: str | Refused) -> Record | Refused:
+    if isinstance(prompt, Refused):
+        return prompt
+    if isinstance(response, Refused):
+        return response
+    if not prompt.strip() or not response.strip():
+        return _refuse(row, "empty prompt or response", f"the {'response' if prompt.strip() else 'prompt'} is empty")
+    return Record(row.file, row.line, messages=({"role": "user", "content": prompt}, {"role": "assistant", "content": response}))
+
+
+def _label_record(row: Row, section: LabelData, told: Counter[str]) -> Record | Refused:
+    text, label = _cell(row, section.text_column), _cell(row, section.label_column)
+    if isinstance(text, Refused):
+        return text
+    if isinstance(label, Refused):
+        return label
+    label = label.strip()
+    if not text.strip() or not label:
+        return _refuse(row, "empty text or label", f"the {'label' if text.strip() else 'text'} is empty")
+    if section.label_pattern:
+        found = re.search(section.label_pattern, label)
+        if not found or not found.group(1):
+            return _refuse(row, "no class found", f"data.label_pattern finds no class in {label[:SHOWN_CHARACTERS]!r}", bad=True)
+        label = found.group(1)
+    if label in section.merge_labels:
+        told[merged(label, section.merge_labels[label])] += 1
+        label = section.merge_labels[label]
+    if section.labels and label not in section.labels:
+        return _refuse(row, "unknown label", _unknown_label(label, section.labels), bad=True)
+    record = _pair(row, text, label)
+    return replace(record, label=label) if isinstance(record, Record) else record
+
+
+def _unknown_label(label: str, labels: list[str]) -> str:
+    near = difflib.get_close_matches(label, labels, n=1, cutoff=0.6)
+    shown = ", ".join(labels[:SHOWN_CLASSES]) + ", ..." * (len(labels) > SHOWN_CLASSES)
+    return f"label {label[:SHOWN_CHARACTERS]!r} not in [{shown}]" + (f". Did you mean {near[0]!r}?" if near else "")
+
+
+def _tagged_record(row: Row, section: TaggedData, told: Counter[str]) -> Record | Refused:
+    text = _cell(row, section.column)
+    if isinstance(text, Refused):
+        return text
+    marks = list(turn_marks(section.user_tag, section.assistant_tag).finditer(text))
+    if not text.strip():
+        return _refuse(row, "empty", "the text is empty")
+    if text[: marks[0].start() if marks else None].strip():
+        seen = f"text stands before the first tag: {text.strip()[:SHOWN_CHARACTERS]!r}"
+        return _refuse(row, "text before the first tag", seen, bad=True)
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    turns = [{"role": str(mark.lastgroup), "content": text[mark.end() : end].strip()} for mark, end in zip(marks, ends, strict=True)]
+    return _conversation(row, turns, told)
+
+
+def _messages_record(row: Row, section: MessagesData, told: Counter[str]) -> Record | Refused:
+    return _listed_turns(row, section.column, (("role", "content"),), ROLES, told)
+
+
+def _sharegpt_record(row: Row, section: ShareGPTData, told: Counter[str]) -> Record | Refused:
+    return _listed_turns(row, section.column, (("from", "value"), ("role", "content")), SHAREGPT_ROLES, told)
+
+
+def _listed_turns(row: Row, column: str, keys: tuple[tuple[str, str], ...], roles: dict[str, str], told: Counter[str]) -> Record | Refused:
+    cell = row.cells.get(column)
+    if cell is None:
+        return _refuse(row, "empty", f"{column} is empty")
+    if not isinstance(cell, list):
+        mend = ": parse it once more" if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")) else ""
+        return _refuse(row, f"{column} is no list", f"{column} is {named_type(cell)}, not a list{mend}", bad=True)
+    turns: list[Message] = []
+    for number, turn in enumerate(cell, 1):
+        found = turn if isinstance(turn, dict) else {}
+        role_key, content_key = next((pair for pair in keys if pair[0] in found), keys[0])
+        role, content = found.get(role_key), found.get(content_key)
+        if not isinstance(role, str) or not isinstance(content, str):
+            missing = role_key if not isinstance(role, str) else content_key
+            what = f"{missing!r} is {named_type(found.get(missing))}, need text" if found else f"is {named_type(turn)}, need an object"
+            return _refuse(row, "message without role or content", f"message {number}: {what}{_sharegpt(found, roles)}", bad=True)
+        if role.strip().lower() not in roles:
+            return _refuse(row, "unknown role", f"message {number}: role {role[:SHOWN_CHARACTERS]!r} unknown{_sharegpt(found, roles)}", bad=True)
+        turns.append({"role": roles[role.strip().lower()], "content": content})
+    return _conversation(row, turns, told)
+
+
+def _sharegpt(turn: dict[str, Any], roles: dict[str, str]) -> str:
+    """The mend, where a turn would be understood as ShareGPT's."""
+    known = "from" in turn or str(turn.get("role")).strip().lower() in SHAREGPT_ROLES.keys() - ROLES.keys()
+    return "; ShareGPT data? set data.kind=sharegpt" if known and roles is ROLES else ""
+
+
+def _conversation(row: Row, turns: list[Message], told: Counter[str]) -> Record | Refused:
+    """A conversation up to its last answer: what follows it teaches nothing."""
+    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if not answers:
+        seen = f"ends with {turns[-1]['role']}" if turns else "holds no turn"
+        return _refuse(row, "no assistant turn", f"{seen}: nothing to learn from")
+    kept = turns[: answers[-1] + 1]
+    spoken = [turn["role"] for turn in kept if turn["role"] != "system"]
+    if "system" in [turn["role"] for turn in kept[1:]]:
+        return _refuse(row, "a system turn behind another turn", "a system turn stands behind another turn; it can only be the first", bad=True)
+    counts: Counter[str] = Counter()
+    for turn in kept:
+        counts[turn["role"]] += 1
+        if turn["role"] != "system" and not turn["content"].strip():
+            return _refuse(row, "empty turn", f"{turn['role']} turn {counts[turn['role']]} is empty")
+    if spoken[0] == "assistant":
+        return _refuse(row, "begins with the assistant", "the first turn is the assistant's, so it answers nothing")
+    twice = next((first for first, second in pairwise(spoken) if first == second), None)
+    if twice:
+        return _refuse(row, "two turns of one side in a row", f"two {twice} turns follow each other", bad=True)
+    if len(kept) < len(turns):
+        told[LEFT_AWAY] += 1
+    return Record(row.file, row.line, messages=tuple(kept))
+
+
+_SHAPES: dict[str, Callable[[Row, Any, Counter[str]], Record | Refused]] = {
+    "text": _text_record, "prompt_response": _pair_record, "structure": _pair_record, "instruction": _instruction_record,
+    "messages": _messages_record, "sharegpt": _sharegpt_record, "tagged": _tagged_record, "label": _label_record,
+}  # fmt: skip

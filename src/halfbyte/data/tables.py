@@ -1,0 +1,199 @@
+"""Parquet files and datasets of the hub -> rows. Texts, whole numbers, truth values and lists or structs of them become cells.
+
+What cannot become text without a loss (a float, bytes, a date) has no cell; its column is named with its type instead.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import repeat
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+from halfbyte.data.rows import DEEPEST, LARGEST_CELL, TOO_LARGE, Part, Problems, Row, check_names
+from halfbyte.data.streams import File, reading, refuse_changed
+from halfbyte.errors import DataError, MachineError
+from halfbyte.recipe.plan import Decision
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+# Few, so that a batch of large texts is small too.
+BATCH_ROWS = 256
+# A file packed by gzip is unpacked to a temporary file, for Parquet is read from its end.
+LARGEST_UNPACKED = 16_000_000_000
+# Text shrinks to a tenth; a group of rows that unpacks to more than this and a thousand times its size is made to fill memory.
+BOMB_BYTES, BOMB_RATIO = 1_000_000_000, 1000
+HUB = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<split>.+))?")
+
+
+# Parquet
+
+
+def look_at_parquet(file: File) -> Part:
+    """Raises DataError for a file that is damaged, encrypted, or made to fill memory."""
+    with _opened(file) as parquet:
+        schema = parquet.schema_arrow
+        _refuse_bomb(file.path, parquet)
+    columns, types = _columns(schema, file.path)
+    return Part(file.path, columns, partial(_parquet_rows, file, columns, types), file.sha256, file.decisions, file.notes, types)
+
+
+def _parquet_rows(file: File, columns: list[str], types: dict[str, str], problems: Problems) -> Iterator[Row]:
+    wanted = [name for name in columns if name not in types]
+    with _opened(file) as parquet:
+        number = 1
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted):
+            yield from _rows_of(batch, wanted, file.path, number, problems)
+            number += batch.num_rows
+
+
+@contextmanager
+def _opened(file: File) -> Iterator["ParquetFile"]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    refuse_changed(file)
+    with reading(file.path, file.packing) as stream, tempfile.TemporaryFile() as copy:
+        if file.packing:
+            _unpack(file.path, stream, copy)
+        try:
+            # Pages come through a small buffer: a group of rows may be larger than memory.
+            with ParquetFile(copy if file.packing else file.path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as parquet:
+                yield parquet
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            first = str(error).strip().split("\n")[0]
+            hint = "save it without encryption" if "ncrypt" in first else "is it cut off or damaged? download or export it again"
+            raise DataError(f"{file.path}: cannot be read as Parquet: {first}", hint=hint) from error
+    refuse_changed(file)
+
+
+def _unpack(path: str, stream: BinaryIO, copy: IO[bytes]) -> None:
+    while chunk := stream.read(1 << 20):
+        copy.write(chunk)
+        if copy.tell() > LARGEST_UNPACKED:
+            raise DataError(f"{path}: unpacks to more than {LARGEST_UNPACKED // 10**9} GB", hint="unpack it yourself")
+    copy.seek(0)
+
+
+def _refuse_bomb(path: str, parquet: "ParquetFile") -> None:
+    facts = parquet.metadata
+    for group in range(facts.num_row_groups):
+        parts = [facts.row_group(group).column(place) for place in range(facts.num_columns)]
+        packed, unpacked = sum(part.total_compressed_size for part in parts), sum(part.total_uncompressed_size for part in parts)
+        if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * packed:
+            raise DataError(f"{path}: row group {group + 1} unpacks from {packed / 1e6:.1f} MB to {unpacked / 1e9:.1f} GB", hint="export it from its source")
+
+
+# Arrow, of which both consist
+
+
+def _columns(schema: "pyarrow.Schema", where: str) -> tuple[list[str], dict[str, str]]:
+    """All names, and the types of those that cannot become text."""
+    check_names(schema.names, where)
+    columns = [name for name in schema.names if name]
+    return columns, {field.name: str(field.type) for field in schema if field.name and not _becomes_text(field.type)}
+
+
+def _becomes_text(kind: "pyarrow.DataType", room: int = DEEPEST) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return room > 0 and _becomes_text(kind.value_type, room - 1)
+    if types.is_struct(kind):
+        return room > 0 and all(_becomes_text(field.type, room - 1) for field in kind)
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return texts or types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
+
+
+def _rows_of(batch: "pyarrow.RecordBatch | pyarrow.Table", columns: list[str], name: str, first: int, problems: Problems) -> Iterator[Row]:
+    """Rows are numbered from `first`."""
+    values = [_values(batch.column(place), column, name, first) for place, column in enumerate(columns)]
+    rows = zip(*values) if values else repeat((), batch.num_rows)
+    for number, row in enumerate(rows, first):
+        cells = {}
+        for column, value in zip(columns, row):
+            if type(value) is str:
+                if len(value) > LARGEST_CELL:
+                    problems.add(f"{name}: row {number}", f"column {column!r} holds {TOO_LARGE}", "too large", "cut such texts up")
+                    break
+                cells[column] = value
+            elif value is not None:
+                cells[column] = _as_text(value)
+        else:
+            yield Row(cells, name, number)
+
+
+def _values(column: Any, named: str, name: str, first: int) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: rows {first} to {first + len(column) - 1}: column {named!r} is not UTF-8", hint="export the file again") from error
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _as_text(one) for key, one in value.items() if one is not None}
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if value is None else str(value)
+
+
+# The hub
+
+
+def look_at_hub(path: str) -> Part:
+    """`hub:owner/name:config@revision#split`, all but the name optional. Loads it through `datasets`, which keeps it on disk."""
+    asked = HUB.fullmatch(path)
+    if not asked:
+        raise DataError(f"{path}: is no name of a dataset", hint="write hub:owner/name, with :config, @revision and #split behind it where needed")
+    split = asked["split"] or "train"
+    data = _load(path, asked["name"], asked["config"], asked["revision"], split)
+    columns, types = _columns(data.data.schema, path)
+    read = partial(_hub_rows, path, data.with_format("arrow"), columns, types)
+    decision = Decision("data source", path, f"split {split!r} of the dataset {asked['name']!r}, {data.num_rows} rows")
+    return Part(path, columns, read, _hash_rows(read), [decision], [], types)
+
+
+def _hub_rows(path: str, data: Any, columns: list[str], types: dict[str, str], problems: Problems) -> Iterator[Row]:
+    wanted = [name for name in columns if name not in types]
+    number = 1
+    for table in data.select_columns(wanted).iter(BATCH_ROWS):
+        yield from _rows_of(table, wanted, path, number, problems)
+        number += table.num_rows
+
+
+def _hash_rows(read: Any) -> str:
+    """Of what the rows say, for the same rows may lie in other files on another machine."""
+    found = hashlib.sha256()
+    for row in read(Problems("skip")):
+        found.update(json.dumps(row.cells, ensure_ascii=False).encode() + b"\n")
+    return found.hexdigest()
+
+
+def _load(path: str, name: str, config: str | None, revision: str | None, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MachineError(f"{path}: the package `datasets` is missing", hint="pip install datasets") from error
+    if os.path.exists(name):
+        raise DataError(f"{path}: {name} is also a folder here, and `datasets` would read that", hint=f"write {name} for the folder, or call from elsewhere")
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=revision)
+    except Exception as error:
+        # `datasets` reads any format by any package, and what it raises is of as many kinds.
+        if any(word in kind.__name__ for kind in type(error).__mro__ for word in ("Connect", "Timeout", "Offline")):
+            raise MachineError(f"{path}: the hub cannot be reached: {_first_line(error)}", hint="try again with a network, or give a file") from error
+        raise DataError(f"{path}: cannot be loaded: {_first_line(error)}", hint="look at its page on the hub for configs and splits") from error
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip().split("\n")[0]
+    return said or type(error).__name__
