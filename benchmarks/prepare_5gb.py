@@ -57,7 +57,7 @@ def main() -> None:
         rows = write_rows(file, int(asked.gb * 1e9), asked.data)
         size = file.stat().st_size
         print(f"{rows:,} rows, {size / 1e9:.2f} GB", flush=True)
-        recipe.write_text(f"name: large\ndata:\n  path: {file}\n  licence: public domain\n", encoding="utf-8")
+        recipe.write_text(f"name: large\ndata:\n  path: {file}\n  licence: public domain\n  max_length: 1024\n", encoding="utf-8")
         environment = {**os.environ, "HALFBYTE_CACHE": str(Path(folder) / "cache"), "COLUMNS": "160"}
         start = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "halfbyte", "prepare", str(recipe)], env=environment, stdout=subprocess.PIPE, text=True, check=False)

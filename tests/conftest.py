@@ -12,6 +12,12 @@ import pytest
 DATA = Path(os.environ.get("HALFBYTE_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> None:
+    """Prepared data go into a folder of the tests, for the processes that they start too: never into the user's cache."""
+    os.environ["HALFBYTE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with the real data. Without it a test skips and says so; in CI that is a failure."""

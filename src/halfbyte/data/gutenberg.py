@@ -56,14 +56,13 @@ def _of_one_file(outcomes: Iterable[Outcome]) -> Iterator[tuple[Outcome, Outcome
                 yield from ((one, one) for one in held)
                 held, characters = [], 0
             continue
-        starts = [mark["what"] == "START" for mark in marks]
-        if place == "front" and not starts[0]:
-            place = "inside"
-        yield from ((one, one if place == "inside" else _refused(one)) for one in held)
+        starts, ends = marks[0]["what"] == "START", marks[-1]["what"] != "START"
+        # An END says that the book stood before it; a row that holds a whole book says nothing of the rows around it.
+        boilerplate = place == "behind" or (place == "front" and starts and not ends)
+        yield from ((one, _refused(one) if boilerplate else one) for one in held)
         held, characters = [], 0
-        yield outcome, _cut(outcome, marks, place == "inside")
-        # A row that holds a whole book says nothing of the next one.
-        place = "inside" if starts[-1] else "front" if starts[0] else "behind"
+        yield outcome, _cut(outcome, marks, inside=place == "inside" or (place == "front" and not starts))
+        place = "inside" if not ends else "front" if starts else "behind"
     yield from ((one, _refused(one) if place == "behind" else one) for one in held)
 
 

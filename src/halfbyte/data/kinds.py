@@ -85,7 +85,8 @@ def settle(section: SomeData, seen: Seen) -> tuple[SettledData, list[Decision]]:
     if isinstance(section, AutoData):
         settled, decision = _find(section, seen)
     else:
-        settled, decision = section, Decision("data", section.kind, "the recipe says so")
+        said = ", ".join(name for _, name in _named(section))
+        settled, decision = section, Decision("data", section.kind, "the recipe says so" + f": {said}" * bool(said))
     more: list[Decision] = []
     if isinstance(settled, TextData):
         settled, more = _settle_text(settled, seen)

@@ -146,7 +146,7 @@ class Signatures:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             least = least_hashes(texts[start : start + TEXTS_AT_ONCE])
             keys = _mixed((least[:, : BANDS * KEY_ROWS].reshape(-1, BANDS, KEY_ROWS) * _KEY_FACTORS).sum(axis=2, dtype=np.uint32))
-            # The top bits of a least hash are mostly zero: multiplied, every bit counts towards the eight that are kept.
+            # The top bits of a least hash are mostly zero: multiplied by 2^32 over the golden ratio, every bit counts towards the eight that are kept.
             sketches = ((least * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8)
             try:
                 for file, column in zip(self._keys, keys.T, strict=True):
@@ -178,7 +178,7 @@ class Signatures:
         for quarter in range(4):  # so that sorting takes a quarter of the memory
             rows = np.flatnonzero(keys >> np.uint32(30) == quarter)
             both = keys[rows].astype(np.uint64) << np.uint64(32) | next_keys[rows]
-            order = np.argsort(both)
+            order = np.argsort(both, kind="stable")  # the other kind leaves ties as the chip likes, and the split would differ by machine
             rows, both = rows[order], both[order]
             buckets = keys[rows]
             same = np.flatnonzero(buckets[1:] == buckets[:-1])

@@ -135,7 +135,8 @@ ul {{ list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .5rem 1
   padding: .7rem .9rem; margin: 0; }}
 .trained {{ background: var(--trained); }} .trained.b {{ background: var(--trained-b); }}
 .context {{ background: var(--context); }} .context.b {{ background: var(--context-b); }}
-.padding {{ background: var(--padding); }} .role {{ font-weight: 700; color: var(--dim); }} .role::after {{ content: ": "; }} .role:not(:first-child)::before {{ content: "\\a"; }}
+.padding {{ background: var(--padding); }} .role {{ font-weight: 700; color: var(--dim); }}
+.role::after {{ content: ": "; }} .role:not(:first-child)::before {{ content: "\\a"; }}
 .text span {{ border-radius: 3px; padding: .12em 0; unicode-bidi: isolate; }} i {{ color: var(--dim); font-style: normal; }}
 </style>
 <h1>{title}</h1>

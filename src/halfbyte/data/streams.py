@@ -284,8 +284,9 @@ def _look_through(path: str, packing: str, encoding: str) -> _Seen:
     """One pass: the hash of the packed bytes, whether they decode, and where the first bad or zero byte stands."""
     seen = _Seen()
     raw = _Hashed(path)
+    packed = io.BufferedReader(raw, CHUNK)
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
-    with reading(path, packing, cast(BinaryIO, io.BufferedReader(raw, CHUNK))) as stream:
+    with reading(path, packing, cast(BinaryIO, packed)) as stream:
         while True:
             chunk = stream.read(CHUNK)
             seen.size += len(chunk)
@@ -299,7 +300,7 @@ def _look_through(path: str, packing: str, encoding: str) -> _Seen:
                     return seen
             if not chunk:
                 break
-        while raw.read(CHUNK):  # what stands behind the packed data
+        while packed.read(CHUNK):  # what stands behind the packed data
             pass
     seen.sha256 = raw.hash.hexdigest()
     return seen

@@ -5,9 +5,11 @@ prefix of the ids of its row and the first trained token is the first one that a
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -74,10 +76,11 @@ class Encoder:
         return self._without_anchor(self._ids([self.anchors[0][0] + text], literal=True)[0], Piece(text, trained=True, literal=True))
 
     def places(self, text: str) -> list[tuple[int, int]]:
-        """Where each token of a plain text begins and ends in it; by characters for tokenizers that do not tell."""
+        """Where each token of a plain text, control marks too, begins and ends in it; by characters for tokenizers that do not tell."""
         if not self.tokenizer.is_fast:
             return [(place, place + 1) for place in range(len(text))]
-        return [place for place in self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets if place[1] > place[0]]
+        with self._backend(literal=True) as backend:
+            return [place for place in backend.encode(text, add_special_tokens=False).offsets if place[1] > place[0]]
 
     def _tokens(self, example: Example, row: Sequence[Piece], plain: Iterator[list[int]], literal: Iterator[list[int]]) -> Tokens:
         ids = [] if row else list(self.begin)
@@ -109,12 +112,18 @@ class Encoder:
             return []
         if not self.tokenizer.is_fast:
             return [list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=literal, verbose=False)["input_ids"]) for text in texts]
+        with self._backend(literal) as backend:
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @contextmanager
+    def _backend(self, literal: bool) -> Iterator[Any]:
+        """The tokenizer of the `tokenizers` library, without the truncation and padding that an earlier call may have left switched on."""
         backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()  # an earlier call of the tokenizer may have left either switched on
+        backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = literal
         try:
-            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+            yield backend
         finally:
             backend.encode_special_tokens = False
 
@@ -135,8 +144,12 @@ def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _segments(pieces: Sequence[Piece]) -> Sequence[Piece]:
     """Neighbours that are tokenised alike become one, so that tokens may span them."""
-    alike = itemgetter(1, 2, 3)
-    if all(piece.text for piece in pieces) and all(alike(one) != alike(next_one) for one, next_one in pairwise(pieces)):
-        return pieces
-    joined = (list(group) for _, group in groupby((piece for piece in pieces if piece.text), key=alike))
-    return [group[0]._replace(text="".join(piece.text for piece in group)) for group in joined]
+    before = None
+    for piece in pieces:
+        if not piece.text or piece[1:] == before:
+            break
+        before = piece[1:]
+    else:
+        return pieces  # as it is in most rows
+    groups = (list(group) for _, group in groupby((piece for piece in pieces if piece.text), key=itemgetter(1, 2, 3)))
+    return [group[0]._replace(text="".join(piece.text for piece in group)) for group in groups]

@@ -305,7 +305,7 @@ LOOKS = [
     "('long' if m['content'] | length > 9 else m['content'])", "('no' if '</x>' in m['content'] else m['content'])", "'%s' % m['content']",
     "'{}'.format(m['content'])", "(m['content'] ~ '.')", "('a ' + m['content'] + ' b').strip()", "m['content'].removeprefix('x')", "[m['content']] | join",
     "('yes' if m['content'] == 'x' else m['content'])", "('yes' if m['content'] in ['x', 'y'] else m['content'])",
-    "(m['content'] + '!' if 'B' in m['content'] else m['content'])", "({'x': 'yes'}[m['content']] or m['content'])",
+    "(m['content'] + '!' if m['role'] == 'user' and 'B' in m['content'] else m['content'])", "({'x': 'yes'}[m['content']] or m['content'])",
     "(m['content'] | list | join)", "m['content'].encode().decode()", "('yes' if m['content'] is upper else m['content'])",
     "('yes' if m['content'] is string else m['content'])", "('yes' if m['content'].startswith(('x', '</x>')) else m['content'])",
 ]  # fmt: skip
