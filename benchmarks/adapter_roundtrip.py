@@ -56,7 +56,7 @@ def train_and_save(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for step in range(STEPS):
         ids = rows[step * 4 : step * 4 + 4]
-        train_step(model, [Batch(ids, ids, ids.numel())], optimizer, 1.0, torch.float32, scaler)
+        train_step(model, [Batch(ids, ids, (ids.shape[1],) * ids.shape[0])], optimizer, 1.0, torch.float32, scaler)
     save_adapter(model, folder / "adapter", base.place)
     model.eval()
     ids = rows[-4:]

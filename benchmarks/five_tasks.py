@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 from claims import RESULTS, save_raw
@@ -30,10 +31,10 @@ VIGGO_INSTRUCTION = (
 
 
 def texts_of_comments(data: Path) -> list[tuple[str, str]]:
-    """(text before the answer, answer) of the notebook's 50 training rows; its file holds the text as it was trained."""
+    """(text before the answer, answer) of the notebook's 50 training rows; its file holds the text as it was trained, marks included."""
     rows = []
     for line in (data / "youtube_comments/seed_split_train.jsonl").read_text(encoding="utf-8").splitlines():
-        before, _, answer = json.loads(line)["example"].partition("[/INST]")
+        before, _, answer = json.loads(line)["example"].removeprefix("<s>").partition("[/INST]")
         rows.append((before + "[/INST]", answer.removesuffix("</s>")))
     return rows
 
@@ -63,55 +64,58 @@ def texts_of_articles(data: Path) -> list[tuple[str, str]]:
     return [("", line) for line in gzip.decompress((data / "wikitext/wikitext2-raw.train-first1MB.txt.gz").read_bytes()).decode().splitlines()]
 
 
-# Task, its texts, max_length of the notebook (None: no cut), begin marks in each row, recipe here.
+# Task, its texts, and how the notebook makes rows of them: max_length (None: no cut), begin marks, an end mark behind, the side that is cut.
 TASKS = (
-    ("youtube-replies", texts_of_comments, 512, 2),
-    ("game-meaning", texts_of_games, 512, 1),
-    ("game-act", None, 0, 0),
-    ("frankenstein", texts_of_novel, None, 1),
-    ("mental-health", texts_of_questions, 512, 1),
-    ("wikitext", texts_of_articles, 1024, 1),
-    ("wikitext-chat", None, 0, 0),
+    ("youtube-replies", texts_of_comments, (512, 2, True, "left")),
+    ("game-meaning", texts_of_games, (512, 1, True, "right")),
+    ("game-act", None, None),
+    ("frankenstein", texts_of_novel, (None, 1, False, "right")),
+    ("mental-health", texts_of_questions, (512, 1, False, "right")),
+    ("wikitext", texts_of_articles, (1024, 1, True, "right")),
+    ("wikitext-chat", None, None),
 )
 
 
-def before(rows: Iterable[tuple[str, str]], tokenizer, max_length: int | None, begins: int) -> dict[str, object]:
-    """What the notebook's collator leaves in the labels."""
-    seen = {"rows": 0, "supervised": 0, "answers": 0, "end_marks_trained": 0, "answers_cut": 0, "begin_marks_a_row": begins}
+def before(rows: Iterable[tuple[str, str]], tokenizer, max_length: int | None, begins: int, ends: bool, side: str) -> dict[str, object]:
+    """What the collator of the notebook leaves in the labels: transformers' own, with the end mark as padding as in all five."""
+    from transformers import DataCollatorForLanguageModeling
+
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    begin, end = [tokenizer.bos_token_id] * begins, [tokenizer.eos_token_id] * ends
+    seen = {"rows": 0, "supervised": 0, "answers": 0, "end_marks_trained": 0, "answers_cut": 0, "begin_marks": 0}
     for prompt, answer in rows:
-        asked, said = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, answer))
-        room = asked + said if max_length is None else min(asked + said, max_length - begins - 1)
-        lost = asked + said - room
+        asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
+        ids = begin + asked + said + end
+        is_answer = [False] * (begins + len(asked)) + [True] * len(said) + [False] * ends
+        if max_length is not None and len(ids) > max_length:
+            kept = slice(-max_length, None) if side == "left" else slice(max_length)
+            seen["answers_cut"] += sum(is_answer[kept]) < len(said)
+            ids, is_answer = ids[kept], is_answer[kept]
+        labels = collate([{"input_ids": ids, "attention_mask": [1] * len(ids)}])["labels"][0].tolist()
         seen["rows"] += 1
-        seen["supervised"] += room
-        seen["answers"] += said - lost if lost and prompt else min(said, room)
-        seen["answers_cut"] += lost > 0
-    seen["share_answers"] = round(seen["answers"] / seen["supervised"], 3)
-    return seen
+        seen["begin_marks"] += ids.count(tokenizer.bos_token_id)
+        # The first label is compared with nothing.
+        for label, answered in list(zip(labels, is_answer, strict=True))[1:]:
+            seen["supervised"] += label != -100
+            seen["answers"] += label != -100 and answered
+            seen["end_marks_trained"] += label == tokenizer.eos_token_id
+    return {**seen, "share_answers": round(seen["answers"] / seen["supervised"], 3), "begin_marks_a_row": round(seen["begin_marks"] / seen["rows"], 2)}
 
 
-def now(recipe: str, data: Path) -> dict[str, object]:
+def now(recipe: str, tokenizer) -> dict[str, object]:
     from halfbyte import api
-    from halfbyte.data.batches import row_lengths
     from halfbyte.recipe.load import load_recipe
 
-    loaded = load_recipe(Path("recipes") / f"{recipe}.yaml")
-    prepared = api.prepare(loaded)
-    tokenizer_end, ends, begins = None, 0, 0
-    from halfbyte.model.base import find_base
-    from halfbyte.model.load import load_tokenizer
-
-    tokenizer = load_tokenizer(find_base(loaded.recipe.base))
-    special = set(tokenizer.all_special_ids)
+    prepared = api.prepare(load_recipe(Path("recipes") / f"{recipe}.yaml"))
+    special, ends, begins, documents = set(tokenizer.all_special_ids), 0, 0, 0
     for row in prepared.train:
-        starts = {0} | {sum(row.documents[:number]) for number in range(len(row.documents))}
+        starts = {0, *accumulate(row.documents)}
         ends += sum(trained and place not in starts and token in special for place, (token, trained) in enumerate(zip(row.ids, row.trained, strict=True)))
         begins += row.ids.count(tokenizer.bos_token_id)
-    documents = sum(max(1, len(row.documents)) for row in prepared.train)
-    del tokenizer_end
+        documents += max(1, len(row.documents))
     return {
         "ledger": prepared.ledger, "end_marks_trained": ends, "begin_marks_a_document": round(begins / documents, 3), "documents": documents,
-        "rows": len(row_lengths(prepared.train)), "labels": prepared.labels,
+        "labels": prepared.labels,
     }  # fmt: skip
 
 
@@ -172,7 +176,9 @@ def main() -> None:
 
     import halfbyte
 
-    tokenizer = AutoTokenizer.from_pretrained(Path(halfbyte.__file__).parent / "base")
+    base = Path(halfbyte.__file__).parent / "base"
+    tokenizer, padded = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    padded.pad_token = padded.eos_token
     results: dict[str, dict[str, dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         # Recipes name their data from the folder they are called in.
@@ -182,10 +188,10 @@ def main() -> None:
         home = Path.cwd()
         os.chdir(folder)
         try:
-            for name, texts, max_length, begins in TASKS:
-                results[name] = {"now": now(name, data)}
+            for name, texts, way in TASKS:
+                results[name] = {"now": now(name, tokenizer)}
                 if texts is not None:
-                    results[name]["before"] = before(texts(data), tokenizer, max_length, begins)
+                    results[name]["before"] = before(texts(data), padded, *way)
         finally:
             os.chdir(home)
     save_raw("five_tasks.json", results, results_folder)

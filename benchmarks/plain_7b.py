@@ -92,7 +92,7 @@ def time_steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: i
         ids = torch.randint(3, 32000, (rows, TOKENS), generator=generator)
         torch.cuda.synchronize()
         began = time.perf_counter()
-        results.append(train_step(model, [Batch(ids, ids, ids.numel())], optimizer, 1.0, torch.bfloat16, scaler))
+        results.append(train_step(model, [Batch(ids, ids, (ids.shape[1],) * ids.shape[0])], optimizer, 1.0, torch.bfloat16, scaler))
         torch.cuda.synchronize()
         times.append((time.perf_counter() - began) * 1e3)
     counted = sorted(times[WARM_UP:])

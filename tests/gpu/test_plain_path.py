@@ -21,7 +21,7 @@ def recipe(tmp_path):
     base = make_base(tmp_path / "base", hidden_size=128, intermediate_size=256)
 
     def make(*changes: str):
-        text = f"base: {base}\ndata:\n  path: {file}\ntrain:\n  max_steps: 12\n  eval_steps: 4\n  learning_rate: 1e-3\n"
+        text = f"base: {base}\ndata:\n  path: {file}\n  near_duplicates: ignore\ntrain:\n  max_steps: 12\n  eval_steps: 4\n  learning_rate: 1e-3\n"
         return parse_recipe(text, "gpu.yaml", list(changes), default_name="gpu")
 
     return make

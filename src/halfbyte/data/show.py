@@ -86,7 +86,7 @@ def _token_spans(ids: Sequence[int], kinds: Sequence[Kind], tokenizer: PreTraine
         if HALF in text and len(held) < TOKENS_OF_A_CHARACTER and not last:
             continue
         spans.append(Span(text, kinds[place]))
-        before, held = held, []
+        before, held = [] if HALF in text else held, []
     return spans
 
 

@@ -17,6 +17,8 @@ from halfbyte.data.render import Example, Piece
 
 # A line end, or a control character where the text begins with line ends that would join it.
 ANCHORS = ("\n", "\x01")
+# Waking the threads of a batch takes longer than one or two texts do.
+FEWEST_IN_A_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Encoder:
         if not self.tokenizer.is_fast:
             return [list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=literal, verbose=False)["input_ids"]) for text in texts]
         with self._backend(literal) as backend:
+            if len(texts) < FEWEST_IN_A_BATCH:
+                return [backend.encode(text, add_special_tokens=False).ids for text in texts]
             return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @contextmanager

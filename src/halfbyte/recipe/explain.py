@@ -25,7 +25,7 @@ def _rows(section: type[BaseModel], above: str) -> list[tuple[str, str, str]]:
         else:
             shared = set.intersection(*(set(kind.model_fields) for kind in inner)) - {"kind"}
             kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in inner]
-            rows.append((f"{above}{name}.kind", kinds[0], "; ".join(f"`{k}`: {(c.__doc__ or '').strip()}" for k, c in zip(kinds, inner, strict=True))))
+            rows.append((f"{above}{name}.kind", kinds[0], " ".join(f"`{k}`: {(c.__doc__ or '').strip()}" for k, c in zip(kinds, inner, strict=True))))
             rows += [
                 (f"{above}{name}.{key}", _default(inner[0].model_fields[key]), _sentence(inner[0].model_fields[key]))
                 for key in inner[0].model_fields

@@ -67,17 +67,19 @@ SWITCHES: dict[str, tuple[str, Any, Any]] = {
     "assistant_only_loss": ("data.loss", "answers", "all"),
     "mask_history": ("data.loss", "last", None),
 }
-VALUES = {
+VALUES: dict[str, dict[str | bool, str]] = {
     "train.optimizer": {
         "adamw_torch_fused": "adamw_torch", "adamw": "adamw_torch", "paged_adamw": "paged_adamw_32bit", "adamw_bnb_8bit": "adamw_8bit",
     },
     "adapter.target_modules": {"all": "all-linear", "all_linear": "all-linear"},
-    "data.packing": {"bfd": "best_fit"},
+    "data.packing": {"bfd": "best_fit", True: "best_fit", False: "none"},
     "data.kind": {"alpaca": "instruction", "chat_template": "messages", "openai": "messages", "completion": "text", "classification": "label"},
     "train.precision": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"},
 }  # fmt: skip
 # LlamaFactory writes these lists as one text with commas.
 LISTS = ("adapter.target_modules", "adapter.modules_to_save")
+# An override of {a: b} is a text elsewhere, where {prompt} may stand in it.
+MAPPINGS = ("data.merge_labels",)
 # Spellings that belong to a section here: TRL's names written inside it.
 SECTIONS = ("data", "quant", "adapter", "train", "evaluate")
 
@@ -293,12 +295,22 @@ def _translate(asked: dict[str, Any], places: dict[str, str], problems: list[str
 
 
 def _known_value(target: str, value: Any, notes: list[str]) -> Any:
-    if isinstance(value, str) and value in VALUES.get(target, {}):
-        notes.append(f"{target}={value} is read as {VALUES[target][value]}")
+    if isinstance(value, (str, bool)) and value in VALUES.get(target, {}):
+        spelled = str(value).lower() if isinstance(value, bool) else value
+        notes.append(f"{target}={spelled} is read as {VALUES[target][value]}")
         return VALUES[target][value]
+    if target in MAPPINGS and isinstance(value, str) and value.startswith("{"):
+        return _mapping(value)
     if target in LISTS and isinstance(value, str) and value != "all-linear":
         return [name.strip() for name in value.split(",")]
     return value
+
+
+def _mapping(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def _has(values: dict[str, Any], dotted: str) -> bool:

@@ -147,7 +147,9 @@ def test_a_text_file_is_a_book_or_tagged_turns(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-@pytest.mark.parametrize("columns", ["context,label", "prompts,responses", "user_id,answered", "contents,id", "ref,label", "target,response_id", "prompt_id,answer"])
+@pytest.mark.parametrize(
+    "columns", ["context,label", "prompts,responses", "user_id,answered", "contents,id", "ref,label", "target,response_id", "prompt_id,answer"]
+)
 def test_part_of_a_name_is_not_the_name(write, ending, columns):
     """'context' holds 'text' and 'prompt_id' holds 'prompt': a guess by parts of words would train on the wrong column."""
     error = refusal(auto, write([{name: f"in {name}" for name in columns.split(",")}], f"a.{ending}"))
@@ -208,7 +210,8 @@ def test_a_missing_column_is_named_with_what_was_meant(write, asked, near):
 
 
 @pytest.mark.parametrize("section", [
-    TextData(kind="text", path="", column="x"), InstructionData(kind="instruction", path="", instruction_column="x"), TaggedData(kind="tagged", path="", column="x"),
+    TextData(kind="text", path="", column="x"), InstructionData(kind="instruction", path="", instruction_column="x"),
+    TaggedData(kind="tagged", path="", column="x"),
     LabelData(kind="label", path="", text_column="Comment", label_column="x"), MessagesData(kind="messages", path="", column="x"),
     PairData(kind="prompt_response", path="", prompt_column="Comment", response_column="Comment", group_column="x"),
 ])  # fmt: skip
@@ -230,7 +233,7 @@ def test_a_stated_kind_is_taken_as_it_is_and_told(write):
 
 
 @pytest.mark.parametrize(("section", "words", "hint"), [
-    (PairData(kind="prompt_response", path="", prompt_column="a", response_column="b"), "a text has no columns, and prompt_response needs them", "data.kind=text"),
+    (PairData(kind="prompt_response", path="", prompt_column="a", response_column="b"), "a text has no columns, and prompt_response needs", "kind=text"),
     (TextData(kind="text", path="", column="body"), "there is no 'body' (data.column)", "leave data.column out"),
     (TextData(kind="text", path="", group_column="author"), "there is no 'author' (data.group_column)", "leave data.group_column out"),
     (TaggedData(kind="tagged", path="", column="body"), "there is no 'body' (data.column)", "leave data.column out"),

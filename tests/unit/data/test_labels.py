@@ -62,7 +62,16 @@ def test_one_class_is_refused(split):
 
 def test_conflicting_labels_are_counted_and_told_with_their_lines(split):
     """BAD_INPUTS 21 and 49: the same text in two classes; an exact repetition is no conflict."""
-    rows = [*many("a"), *many("b"), ("The same text", "a"), ("the  same text", "b"), ("the same TEXT", "b"), ("the same text", "b"), ("twice", "a"), ("twice", "a")]
+    rows = [
+        *many("a"),
+        *many("b"),
+        ("The same text", "a"),
+        ("the  same text", "b"),
+        ("the same TEXT", "b"),
+        ("the same text", "b"),
+        ("twice", "a"),
+        ("twice", "a"),
+    ]
     result = split(rows)
     assert len(result.notes) == 1
     assert result.notes[0].startswith("4 rows have a text that also stands with another label: ")
@@ -99,7 +108,9 @@ def test_declared_classes_without_a_row_are_told(split):
 
 
 def test_a_class_that_only_a_held_out_file_has_is_told(split):
-    result = split([*many("a"), *many("b")], many("a", 3), [*many("b", 3), ("something new", "c")], drop_overlap=False, near_duplicates="ignore", keep_duplicates=True)
+    result = split(
+        [*many("a"), *many("b")], many("a", 3), [*many("b", 3), ("something new", "c")], drop_overlap=False, near_duplicates="ignore", keep_duplicates=True
+    )
     assert "label 'c' stands in a held-out file and in no training row" in result.notes
 
 
@@ -121,7 +132,17 @@ def test_the_real_dialogue_acts(real_data):
     section = LabelData(kind="label", path=str(folder / "train.csv"), text_column="ref", label_column="mr", label_pattern=r"^(\w+)\(")
     readings = [(part, read_records(section, str(folder / f"{name}.csv"))) for part, name in enumerate(("train", "validation", "test"))]
     survey = survey_records(readings, near=True)
-    assert sorted(survey.labels) == ["confirm", "give_opinion", "inform", "recommend", "request", "request_attribute", "request_explanation", "suggest", "verify_attribute"]
+    assert sorted(survey.labels) == [
+        "confirm",
+        "give_opinion",
+        "inform",
+        "recommend",
+        "request",
+        "request_attribute",
+        "request_explanation",
+        "suggest",
+        "verify_attribute",
+    ]
     given = split_records(survey, section)
     assert dict(zip(*np.unique(survey.label[given.side == 2], return_counts=True), strict=True))[survey.labels.index("inform")] == 324
     assert not any("label" in note for note in given.notes)

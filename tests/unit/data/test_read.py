@@ -58,7 +58,24 @@ def refusal(call, *args, **more) -> DataError:
     return caught.value
 
 
-CELLS = ["NA", "N/A", "null", "None", "nan", "01", "1e5", "TRUE", "2024-01-01", " x ", "a,b", 'he said "no"', "a\nb", "a\r\nb", "=1+1", "\u00e9\u2603\U0001f600"]
+CELLS = [
+    "NA",
+    "N/A",
+    "null",
+    "None",
+    "nan",
+    "01",
+    "1e5",
+    "TRUE",
+    "2024-01-01",
+    " x ",
+    "a,b",
+    'he said "no"',
+    "a\nb",
+    "a\r\nb",
+    "=1+1",
+    "\u00e9\u2603\U0001f600",
+]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -116,15 +133,23 @@ def test_only_so_much_is_looked_at(write, monkeypatch):
 # Malformed rows
 
 
-ROLE = '{"messages": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]}\n'
-GOOD = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+def conversation(*turns: tuple[str, str]) -> str:
+    """A line of JSONL."""
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}) + "\n"
+
+
+GOOD = conversation(("user", "a"), ("assistant", "b"))
+ROLE = conversation(("user", "a"), ("bot", "b"))
 
 
 def test_malformed_rows_and_lines_are_told_together(write):
     """A line that is no JSON hid the roles that are unknown, in a file of less than a thousand rows."""
     file = write(GOOD + "{broken\n" + ROLE + GOOD, "a.jsonl")
     error = refusal(list, auto(file).outcomes())
-    assert error.message.split("\n") == [f"{file}:2:2: not JSON (expecting property name enclosed in double quotes)", f"{file}:3: message 2: role 'bot' unknown"]
+    assert error.message.split("\n") == [
+        f"{file}:2:2: not JSON (expecting property name enclosed in double quotes)",
+        f"{file}:3: message 2: role 'bot' unknown",
+    ]
     assert "data.on_bad_row=skip" in error.hint
 
 
@@ -165,7 +190,7 @@ def test_an_unknown_label_is_told_with_its_line(write):
 
 
 def test_what_was_left_away_or_merged_is_told(write):
-    file = write("".join('{"messages": [%s]}\n' % ", ".join(f'{{"role": "{role}", "content": "x"}}' for role in ("user", "assistant", "user")) for _ in range(3)), "a.jsonl")
+    file = write(conversation(("user", "a"), ("assistant", "b"), ("user", "c")) * 3, "a.jsonl")
     reading = read_records(MessagesData(kind="messages", path=str(file)))
     assert len(list(reading.records())) == 3
     assert reading.notes == ["3 conversations end with a turn that no answer follows, which is left away"]
@@ -176,7 +201,7 @@ def test_what_was_left_away_or_merged_is_told(write):
 
 def test_personal_data_are_replaced_and_counted(write):
     """What is asked, what is answered and what is neither; a class stays what it is."""
-    file = write('{"messages": [{"role": "system", "content": "ask a@b.com"}, {"role": "user", "content": "i@j.org and k@l.org"}, {"role": "assistant", "content": "c@d.com"}]}\n', "a.jsonl")
+    file = write(conversation(("system", "ask a@b.com"), ("user", "i@j.org and k@l.org"), ("assistant", "c@d.com")), "a.jsonl")
     reading = auto(file, redact=["email"])
     assert [[message["content"] for message in record.messages] for record in reading.records()] == [["ask [EMAIL]", "[EMAIL] and [EMAIL]", "[EMAIL]"]]
     assert reading.redacted == {"email": 4}

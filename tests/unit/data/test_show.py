@@ -118,8 +118,8 @@ def test_a_batch_is_shown_from_its_tensors():
 # The page
 
 WICKED = [
-    "<script>alert(1)</script>", "</p></section></html>", "\u202egnorw\u202c", "\x1b[31mred\x07", "a\u200bb\ufeff", '" onload="x', "{title} {rows} {0}", "\ud800", "\x00",
-    "&lt;b&gt;", "\u2028", "<!--", "]]>", "https://example.org/x.js",
+    "<script>alert(1)</script>", "</p></section></html>", "\u202egnorw\u202c", "\x1b[31mred\x07", "a\u200bb\ufeff", '" onload="x', "{title} {rows} {0}",
+    "\ud800", "\x00", "&lt;b&gt;", "\u2028", "<!--", "]]>", "a\nb", "https://example.org/x.js",
 ]  # fmt: skip
 
 
@@ -152,12 +152,14 @@ class Page(HTMLParser):
 
 def test_the_page_holds_the_text_and_nothing_of_it_is_markup():
     """BAD_INPUTS 58: control and direction characters are made visible; a script in the data stays text."""
-    shown = [Shown(f"{text}:1  label {text!r}", [Span(text, kind), Span("x", "context")]) for text in WICKED for kind in ("trained", "context", "padding", "role")]
+    shown = [
+        Shown(f"{text}:1  label {text!r}", [Span(text, kind), Span("x", "context")]) for text in WICKED for kind in ("trained", "context", "padding", "role")
+    ]
     page = to_page(shown, "a & <b> {x}", [(f"name {text}", text) for text in WICKED])
     parsed = Page(page)
     assert parsed.open == []
     assert set(parsed.tags) == {"html", "meta", "title", "style", "h1", "table", "tr", "th", "td", "ul", "li", "span", "section", "h2", "p", "i"}
-    assert all(visible(text) in parsed.said for text in WICKED)
+    assert all(visible(text).replace("\n", "\u21b5\n") in parsed.said for text in WICKED)
     assert not [c for c in page if not c.isprintable() and c != "\n"]
     page.encode("utf-8")
     assert all(name in ("lang", "charset", "name", "content", "http-equiv", "scope", "class") for name, _ in parsed.attributes)
@@ -187,8 +189,8 @@ def test_neighbouring_tokens_are_told_apart():
 
 
 @pytest.mark.parametrize(("text", "seen"), [
-    ("a\nb", "a\nb"), ("\t", "\u27e80009\u27e9"), ("\u202e", "\u27e8202E\u27e9"), ("\u05d0", "\u05d0"), ("\U0001f600", "\U0001f600"), ("\r", "\u27e8000D\u27e9"),
-    ("\xa0", "\u27e800A0\u27e9"), ("\ud83d", "\u27e8D83D\u27e9"),
+    ("a\nb", "a\nb"), ("\t", "\u27e80009\u27e9"), ("\u202e", "\u27e8202E\u27e9"), ("\u05d0", "\u05d0"), ("\U0001f600", "\U0001f600"), 
+    ("\r", "\u27e8000D\u27e9"), ("\xa0", "\u27e800A0\u27e9"), ("\ud83d", "\u27e8D83D\u27e9"),
 ])  # fmt: skip
 def test_what_cannot_be_seen_is_written_as_its_code(text, seen):
     assert visible(text) == seen

@@ -49,7 +49,8 @@ def test_every_row_has_an_entry(survey):
 
 @pytest.mark.parametrize(("one", "other", "same"), [
     (pair("What is it?", "x"), pair(" what  IS\nit? ", "x"), {"asked", "answered"}), (pair("\ufb01ne \u2460", "x"), pair("fine 1", "x"), {"asked", "answered"}),
-    (pair("a", "x"), pair("a", "y"), {"asked"}), (pair("a", "x"), pair("b", " X "), {"answered"}), (pair("a", "x"), pair("a", "x"), {"asked", "answered", "whole"}),
+    (pair("a", "x"), pair("a", "y"), {"asked"}), (pair("a", "x"), pair("b", " X "), {"answered"}),
+    (pair("a", "x"), pair("a", "x"), {"asked", "answered", "whole"}),
     (pair("a", "b"), pair("b", "a"), set()),
 ])  # fmt: skip
 def test_what_is_the_same_has_the_same_hash(survey, one, other, same):

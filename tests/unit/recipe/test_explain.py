@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from halfbyte.recipe.explain import every_key
-from halfbyte.recipe.schema import AutoData, PairData, Recipe, TextData
+from halfbyte.recipe.schema import AutoData, Recipe, SomeData
 
 ROWS = every_key()
 
@@ -42,15 +42,26 @@ def test_defaults_are_those_that_a_recipe_gets():
     assert (shown["quant.kind"], shown["data.kind"], shown["data.max_length"]) == (recipe.quant.kind, recipe.data.kind, str(recipe.data.max_length))
 
 
-def test_a_key_of_one_kind_names_the_kind():
-    told = {(key, sentence.split(")")[0] + ")") for key, _, sentence in ROWS if sentence.startswith("(")}
-    own = {("data." + key, "(text)") for key in TextData.model_fields} | {("data." + key, "(prompt_response)") for key in PairData.model_fields}
-    shared = {"data." + key for key in AutoData.model_fields}
-    assert told == {(key, kind) for key, kind in own if key not in shared} | {("quant.double_quant", "(nf4)"), ("quant.double_quant", "(fp4)")}
+def test_a_key_of_some_kinds_names_them():
+    """Every kind that has a key is told, and none that has not."""
+    told: dict[str, set[str]] = {}
+    for key, _, sentence in ROWS:
+        if sentence.startswith("("):
+            told.setdefault(key, set()).update(sentence[1 : sentence.index(")")].split(", "))
+    kinds = {f"data.{get_args(kind.model_fields['kind'].annotation)[0]}": kind for kind in get_args(SomeData)}
+    has: dict[str, set[str]] = {}
+    for name, kind in kinds.items():
+        for key in set(kind.model_fields) - set(AutoData.model_fields):
+            has.setdefault(f"data.{key}", set()).add(name.removeprefix("data."))
+    assert told == {**has, "quant.double_quant": {"nf4", "fp4"}}
+    assert has["data.loss"] == {"prompt_response", "structure", "instruction", "messages", "sharegpt", "tagged", "label"}
 
 
 def test_every_kind_is_described():
     sentence = {key: sentence for key, _, sentence in ROWS}
-    for key, kinds in (("data.kind", ("auto", "text", "prompt_response")), ("quant.kind", ("nf4", "fp4", "none"))):
+    for key, kinds in (
+        ("data.kind", [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(SomeData)]),
+        ("quant.kind", ("nf4", "fp4", "none")),
+    ):
         assert all(f"`{kind}`: " in sentence[key] for kind in kinds)
     assert all(f"`{kind}`" in sentence["adapter.kind"] for kind in ("rslora", "dora"))

@@ -11,12 +11,17 @@ import halfbyte
 from halfbyte.errors import RecipeError
 from halfbyte.recipe.explain import every_key
 from halfbyte.recipe.load import LISTS, SECTIONS, SWITCHES, TRANSLATIONS, VALUES, dump_recipe, load_recipe, parse_recipe
-from halfbyte.recipe.schema import Recipe
+from halfbyte.recipe.schema import AutoData, Recipe
 
 FILE = "tale.yaml"
 LEAST = "data:\n  path: a.csv\n"
 PAIRS = "data: {path: a.csv, kind: prompt_response, prompt_column: q, response_column: a}\n"
 TEXTS = "data: {path: a.csv, kind: text}\n"
+STARTS = {
+    "text": TEXTS, "prompt_response": PAIRS, "structure": PAIRS.replace("prompt_response", "structure"), "instruction": "data: {path: a.csv, kind: instruction}\n",
+    "messages": "data: {path: a.csv, kind: messages}\n", "sharegpt": "data: {path: a.csv, kind: sharegpt}\n",
+    "tagged": "data: {path: a.csv, kind: tagged, column: c}\n", "label": "data: {path: a.csv, kind: label, text_column: t, label_column: l}\n",
+}  # fmt: skip
 
 
 def recipe_of(text: str, *overrides: str) -> Recipe:
@@ -146,7 +151,11 @@ def test_all_problems_are_told_at_once_each_with_its_line():
     ("evaluate: {prompts: [a, 1]}\n" + LEAST, f"{FILE}:1: evaluate.prompts.1: input should be a valid string, got 1"),
     ("data: {path: a, validation_share: 0.5, test_share: 0.4}\n", "data: validation_share and test_share leave nothing to train on"),
     (PAIRS.replace("}", ", prompt_template: 'Q: '}"), "prompt_template: write `chat`, or a text with {prompt} in it"),
-    (PAIRS.replace("}", ", prompt_template: 'Q: {prompt}', system: x}"), "system: belongs to the chat template"),
+    ("data: {path: []}\n", f"{FILE}:1: data.path: names no file"),
+    ("data: {path: a, augment: [typo]}\n", "data.augment.0: input should be 'case', 'punctuation', 'typos', 'turns' or 'shift', got 'typo'"),
+    ("data: {path: a, redact: [emails]}\n", "data.redact.0: input should be 'email', 'phone', 'handle', 'link', 'card' or 'iban', got 'emails'"),
+    ("data: {path: a, augment_copies: 11}\n", "data.augment_copies: input should be less than or equal to 10, got 11"),
+    ("data: {path: a, on_bad_row: drop}\n", "data.on_bad_row: input should be 'refuse' or 'skip', got 'drop'"),
     ("1: 2\n" + LEAST, "keys should be strings, got 1"),
 ])  # fmt: skip
 def test_a_wrong_value_is_named(text, words):
@@ -179,7 +188,7 @@ def test_a_key_in_the_wrong_place_is_told_where_it_belongs(text, words):
 
 
 NUMBERS = [key for key in (
-    "seed", "data.max_length", "data.validation_share", "data.test_share", "adapter.r", "adapter.alpha", "adapter.dropout", "train.learning_rate",
+    "seed", "data.max_length", "data.gap", "data.augment_copies", "data.validation_share", "data.test_share", "adapter.r", "adapter.alpha", "adapter.dropout", "train.learning_rate",
     "train.num_epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation_steps", "train.weight_decay", "train.warmup_steps",
     "train.max_grad_norm", "train.eval_steps", "train.early_stopping_patience", "train.keep_checkpoints", "evaluate.max_new_tokens",
     "evaluate.repetition_penalty", "evaluate.batch_size",
@@ -202,7 +211,7 @@ def test_the_list_of_numbers_is_whole():
 @pytest.mark.parametrize("word", ["on", "no", "true"])
 def test_a_yaml_switch_is_no_number(key, word):
     """YAML reads `on` as true, which pydantic takes for 1: `num_epochs: on` trained for one epoch."""
-    said = refusal(LEAST, f"{key}={word}")
+    said = refusal(TEXTS if key == "data.gap" else LEAST, f"{key}={word}")
     assert said == [f"{key}: input should be a number, got {'false' if word == 'no' else 'true'}"]
 
 
@@ -223,6 +232,7 @@ def test_a_number_without_a_dot_is_a_number(written):
     ("evaluate.prompts=[a, 'b: c']", "evaluate.prompts", ["a", "b: c"]),
     ("lr=1e-4", "train.learning_rate", 1e-4),
     ("data.path=a=b.csv", "data.path", "a=b.csv"),
+    ("data.path={a: b}.csv", "data.path", "{a: b}.csv"),
     ("data.path=", "data.path", ""),
     ("name='123'", "name", "123"),
     ("adapter.target_modules=q_proj,v_proj", "adapter.target_modules", ["q_proj", "v_proj"]),
@@ -241,6 +251,16 @@ def test_an_override_is_read(word, key, value):
 @pytest.mark.parametrize("template", ["Q: {prompt}\nA: ", "{prompt}", "Q: {prompt}", "{prompt} # now answer"])
 def test_an_override_may_be_a_template(template):
     assert recipe_of(PAIRS, f"data.prompt_template={template}").data.prompt_template == template
+
+
+@pytest.mark.parametrize("word", ["data.merge_labels={neutral: other, '1': no}", "data.merge_labels={neutral: other, '1': 'no'}"])
+def test_an_override_may_be_a_mapping_of_labels(word):
+    """Guards against a hint that could not be followed: the labels to merge were read as one text."""
+    if "'no'" in word:
+        assert recipe_of(STARTS["label"], word).data.merge_labels == {"neutral": "other", "1": "no"}
+    else:
+        assert refusal(STARTS["label"], word) == ["data.merge_labels: input should be a valid string, got false"]
+    assert "data.merge_labels: input should be a valid dictionary" in refusal(STARTS["label"], "data.merge_labels={a")[0]
 
 
 def test_an_override_of_blanks_keeps_them():
@@ -281,6 +301,7 @@ def test_an_override_below_a_value_is_refused():
 
 VALID = {
     "base": "b", "data.path": "b.csv", "data.column": "c", "data.max_length": 99, "data.validation_share": 0.2, "data.system": "s",
+    "data.label_column": "lab", "data.packing": "best_fit", "data.loss": "last",
     "adapter.r": 3, "adapter.alpha": 5, "adapter.dropout": 0.2, "adapter.target_modules": ["q"], "adapter.modules_to_save": ["h"],
     "train.learning_rate": 0.01, "train.num_epochs": 7, "train.max_steps": 9, "train.batch_size": 5, "train.gradient_accumulation_steps": 6,
     "train.optimizer": "adamw_8bit", "train.weight_decay": 0.3, "train.schedule": "linear", "train.warmup_steps": 12, "train.max_grad_norm": 2.0,
@@ -290,8 +311,15 @@ VALID = {
 
 
 def start_for(target: str) -> str:
-    kind = {"data.column": TEXTS, "data.system": PAIRS}.get(target, LEAST)
+    without_label = STARTS["label"].replace(", label_column: l", "")
+    kind = {"data.column": TEXTS, "data.system": PAIRS, "data.loss": PAIRS, "data.label_column": without_label}.get(target, LEAST)
     return "" if target == "data.path" else kind
+
+
+def written(start: str, section: str, inner: dict) -> str:
+    """A recipe with more in one of its sections."""
+    values = yaml.safe_load(start) or {}
+    return yaml.safe_dump({**values, section: {**values.get(section, {}), **inner}})
 
 
 @pytest.mark.parametrize("spelled", TRANSLATIONS)
@@ -306,9 +334,8 @@ def test_a_spelling_lands_on_its_key(spelled):
 def test_a_spelling_lands_on_its_key_inside_its_section_too(spelled):
     target = TRANSLATIONS[spelled]
     section, key = target.split(".")
-    written = yaml.safe_load(start_for(target)) or {}
-    written.setdefault(section, {})[spelled] = VALID[target]
-    loaded = parse_recipe(yaml.safe_dump(written), FILE, [])
+    start = written(start_for(target), section, {"text_column": "t", "path": "b"} if target == "data.label_column" else {})
+    loaded = parse_recipe(written(start, section, {spelled: VALID[target]}), FILE, [])
     assert value_at(loaded.recipe, target) == VALID[target]
     assert loaded.notes == ([] if spelled == key else [f"{section}.{spelled} is read as {target}"])
 
@@ -318,9 +345,10 @@ def test_a_spelling_lands_on_its_key_inside_its_section_too(spelled):
 def test_a_switch_lands_on_its_key(spelled, on):
     target, *meant = SWITCHES[spelled]
     value = meant[0] if on else meant[1]
-    for written in ({spelled: on}, {target.split(".")[0]: {spelled: on}}):
-        loaded = parse_recipe(LEAST + yaml.safe_dump(written), FILE, [])
-        default = value_at(recipe_of(LEAST), target)
+    start = start_for(target)
+    for text in (start + yaml.safe_dump({spelled: on}), written(start, target.split(".")[0], {spelled: on})):
+        loaded = parse_recipe(text, FILE, [])
+        default = value_at(recipe_of(start), target)
         assert value_at(loaded.recipe, target) == (default if value is None else value)
         assert len(loaded.notes) == 1
         assert spelled in loaded.notes[0]
@@ -337,9 +365,11 @@ def test_auto_leaves_a_switch_to_the_plan():
 @pytest.mark.parametrize(("target", "value"), [(target, value) for target, values in VALUES.items() for value in values])
 def test_a_value_of_another_tool_is_read(target, value):
     section, key = target.split(".")
-    loaded = parse_recipe(LEAST + yaml.safe_dump({section: {key: value}}), FILE, [])
+    start = STARTS["label"] if value == "classification" else LEAST
+    loaded = parse_recipe(written(start, section, {key: value}), FILE, [])
     assert value_at(loaded.recipe, target) == VALUES[target][value]
-    assert loaded.notes == [f"{target}={value} is read as {VALUES[target][value]}"]
+    spelled = str(value).lower() if isinstance(value, bool) else value
+    assert loaded.notes == [f"{target}={spelled} is read as {VALUES[target][value]}"]
 
 
 @pytest.mark.parametrize("target", LISTS)
@@ -394,15 +424,19 @@ def test_two_spellings_that_agree_are_one(text, key, value):
 def changed(key: str) -> tuple[str, Any]:
     """A recipe that has the key, and a value that is not its default."""
     others = {
-        "data.kind": "text", "data.encoding": "utf-16", "data.test_share": 0.3, "data.rows": "book", "data.separator": "|",
+        "data.kind": "text", "data.encoding": "utf-16", "data.test_share": 0.3, "data.rows": "book", "data.separator": "|", "data.gap": 5,
         "data.keep_boilerplate": True, "data.prompt_column": "other", "data.response_column": "other", "data.prompt_template": "Q: {prompt}",
+        "data.on_bad_row": "skip", "data.licence": "MIT", "data.redact": ["email"], "data.validation_path": "v.csv", "data.test_path": "t.csv",
+        "data.drop_overlap": True, "data.group_column": "g", "data.near_duplicates": "drop", "data.keep_duplicates": True, "data.augment": ["typos"],
+        "data.augment_copies": 3, "data.system_as": "user", "data.instruction": "say", "data.instruction_column": "i", "data.input_column": "i",
+        "data.output_column": "o", "data.user_tag": "U:", "data.assistant_tag": "A:", "data.text_column": "other", "data.label_pattern": "(x)",
+        "data.labels": ["a"], "data.merge_labels": {"a": "b"},
         "adapter.kind": "dora", "adapter.init_from": "runs/a", "train.precision": "float32", "evaluate.prompts": ["p"],
         "evaluate.repetition_penalty": 1.5,
     }  # fmt: skip
-    text_keys = ("data.column", "data.rows", "data.separator", "data.keep_boilerplate")
-    pair_keys = ("data.prompt_column", "data.response_column", "data.prompt_template", "data.system")
-    start = TEXTS if key in text_keys else PAIRS if key in pair_keys else LEAST
-    return start, (VALID | others)[key]
+    section, _, name = key.partition(".")
+    own = [kind for kind, start in STARTS.items() if section == "data" and name in type(recipe_of(start).data).model_fields]
+    return (LEAST if section != "data" or name in AutoData.model_fields else STARTS[own[0]]), (VALID | others)[key]
 
 
 KEYS = sorted({key for key, _, _ in every_key()})
