@@ -21,9 +21,10 @@ from pathlib import Path
 from claims import RESULTS, save_raw
 
 REPOSITORY = Path(__file__).parent.parent
-# What stands in the prompt of the ViGGO notebook before each sentence has 620 characters; ours of equal length stands in for its words.
+# What stands in the prompt of the ViGGO notebook before each sentence has 655 characters; ours of about that length stands in for its words.
 VIGGO_INSTRUCTION = (
-    "Given a sentence write the meaning of it as a single function with attributes and their values. The function must be one of the following: "
+    "Given a sentence write the meaning of it as a single function with attributes and their values. It has to describe the sentence exactly, and "
+    "nothing that the sentence does not say may stand in it. The function must be one of the following: "
     "['inform', 'request', 'give_opinion', 'confirm', 'verify_attribute', 'suggest', 'request_explanation', 'recommend', 'request_attribute']. "
     "The attributes must be among the following: ['name', 'exp_release_date', 'release_year', 'developer', 'esrb', 'rating', 'genres', "
     "'player_perspective', 'has_multiplayer', 'platforms', 'available_on_steam', 'has_linux_release', 'has_mac_release', 'specifier']"

@@ -447,7 +447,7 @@ def _check_same(run: RunFolder, planned: Planned) -> None:
     kept = run.read_plan()
     _check_base(kept, planned.base)
     before, now = kept["ledger"], planned.prepared.ledger
-    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name.endswith("_rows") and before.get(name) != now[name]]
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name.endswith(("_read", "_rows")) and before.get(name) != now[name]]
     if not changed and kept["rows_sha256"] != planned.prepared.fingerprint:
         changed = ["as many rows, but other tokens in them"]
     if changed:

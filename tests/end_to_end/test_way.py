@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,11 @@ from halfbyte.cli.main import main
 from halfbyte.errors import DataError, IntegrityError, Interrupted
 from halfbyte.recipe.load import parse_recipe
 from halfbyte.runs.folder import open_run
-from toys import make_base
+from toys import WORDS, make_base
 
 SENTENCE = "the keeper lit the lamp and the sea was quiet. "
-PAIRS = [(f"who comes there, said number {i}?", f"the old man {i}, let me in.") for i in range(24)]
+# No two alike, since rows that are nearly the same stay on one side of the split.
+PAIRS = [(" ".join(random.Random(i).sample(WORDS.split(), 9)), f"the old man {i}, let me in.") for i in range(24)]
 STEPS = 4
 
 

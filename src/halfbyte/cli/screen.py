@@ -195,7 +195,7 @@ class Screen:
             self.print(f"on {perplexity['tokens']:,} held-out tokens that were never trained on")
             self._tell_training(result["training"])
         else:
-            self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share.", style="yellow")
+            self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share, or see the notes of the plan.", style="yellow")
         for shown in result["generations"][:1]:
             self.print()
             for what, style in (("prompt", "bold"), ("base", "dim"), ("tuned", "green")):

@@ -123,7 +123,8 @@ class _Rows:
             self.asked.add(self.count, form)
         if self.whole:
             self.whole.add(self.count, f"{form}\n{answer_form}")
-        whole = _hash(said if is_text else repr(record.messages))
+        # With its length before each turn no two conversations are written alike.
+        whole = _hash(said if is_text else "".join([f"{turn['role']} {len(turn['content'])} {turn['content']}" for turn in record.messages]))
         label, file = self.labels.number(record.label), self.files.number(record.file)
         self._add(part, _hash(form), _hash(answer_form), whole, _hash(record.group), label, len(said) + len(answer), record.line, file, 0)
         if len(self.labels.all) > MOST_LABELS:

@@ -336,7 +336,8 @@ def ledger(data: dict[str, Any]) -> str:
     tables = table(["rows read went to", "rows"], bins, "numbers") if bins else ""
     tables += table(["split", "rows of tokens", "tokens in the loss"], splits, "numbers") + table(["left out", "rows"], left_out, "numbers")
     nothing = "" if left_out else ", none left out"
-    return f'<p class="first">Records read: {count(data.get("records_read"))}{nothing}.</p><div class="beside">{tables}</div>'
+    copies = f"; {count(data['augmented'])} of the training rows are changed copies" if data.get("augmented") else ""
+    return f'<p class="first">Records read: {count(data.get("records_read"))}{nothing}{copies}.</p><div class="beside">{tables}</div>'
 
 
 def facts(report: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from halfbyte.recipe.load import load_recipe
 SAMPLES = Path(halfbyte.__file__).parent / "samples"
 DATA = [sample for sample in sorted(SAMPLES.iterdir()) if sample.suffix != ".yaml"]
 LONGEST_HELP_SECONDS = 0.4
-COMMANDS = ("quickstart", "new", "plan", "train", "evaluate", "chat", "generate", "recipe")
+COMMANDS = ("quickstart", "new", "audit", "show", "prepare", "plan", "train", "evaluate", "chat", "generate", "recipe")
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -100,6 +100,10 @@ def test_all_problems_are_shown_with_those_of_the_command_line(tmp_path, recipe)
 @pytest.mark.parametrize(("words", "message"), [
     (["plan", "nowhere.yaml"], "nowhere.yaml: no such recipe file"),
     (["train", "nowhere.yaml"], "nowhere.yaml: no such recipe file"),
+    (["prepare", "nowhere.yaml"], "nowhere.yaml: no such recipe file"),
+    (["show", "nowhere.csv"], "nowhere.csv: no such file"),
+    (["audit", "nowhere.csv"], "nowhere.csv: no such file"),
+    (["train", "a.csv"], "a.csv: is data, not a recipe"),
     (["plan", "r.yaml", "data.path=nowhere.csv"], "data.path: there is no file nowhere.csv"),
     (["train"], "give a recipe, or --resume RUN, and not both"),
     (["train", "r.yaml", "--resume", "runs/r"], "give a recipe, or --resume RUN, and not both"),

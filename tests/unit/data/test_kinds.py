@@ -207,6 +207,8 @@ def test_a_missing_column_is_named_with_what_was_meant(write, asked, near):
     error = refusal(read_records, PairData(kind="prompt_response", path=str(file), prompt_column="Comment", response_column=asked))
     assert error.message == f"{file}: no column {asked!r} (data.response_column); columns are Comment, Response"
     assert error.hint == (f"did you mean {near!r}?" if near else "name one of them")
+    shouted = PairData(kind="prompt_response", path=str(write([{"COMMENT": "a", "RESPONSE": "b"}])), prompt_column="comment", response_column="response")
+    assert refusal(read_records, shouted).hint == "did you mean 'COMMENT'?"
 
 
 @pytest.mark.parametrize("section", [

@@ -114,7 +114,7 @@ def test_a_class_that_only_a_held_out_file_has_is_told(split):
     assert "label 'c' stands in a held-out file and in no training row" in result.notes
 
 
-@pytest.mark.parametrize("shares", [(0.08, 0.15), (0, 0.15), (0.3, 0), (0.5, 0.39), (0.01, 0.01)])
+@pytest.mark.parametrize("shares", [(0.08, 0.15), (0, 0.15), (0.3, 0), (0.5, 0.39), (0.39, 0.5), (0.01, 0.01)])
 def test_every_class_has_a_row_in_every_part_and_its_share(shares):
     for count in range(3, 500):
         ((tests,), (validates,)) = rows_for_each(np.array([count]), shares, True)

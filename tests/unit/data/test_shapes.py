@@ -206,6 +206,11 @@ def test_conversations_come_as_they_stand():
     assert turns(MESSAGES, {"messages": listed(("User", "a"), ("ASSISTANT", "b"))}) == [("user", "a"), ("assistant", "b")]
 
 
+def test_roles_that_sharegpt_does_not_know():
+    """The mend named the kind that was already set."""
+    assert why(SHAREGPT, {"conversations": listed(("human", "a"), ("bot", "b"), keys=HUMAN)}) == ("message 2: role 'bot' unknown", True)
+
+
 def test_what_follows_the_last_answer_is_left_away_and_counted():
     told = Counter()
     record = shaped(MESSAGES, {"messages": listed(("user", "a"), ("assistant", "b"), ("user", "c"), ("user", "d"))}, told)

@@ -126,7 +126,7 @@ def test_nothing_planted_leaks(seed, kinds, split_seed):
 
 def test_no_prompt_stands_on_two_sides():
     records = [pair(prompt, f"answer {i} {text(i)}") for i in range(60) for prompt in (f"What is {i}?", f"what  is {i}?", f" WHAT IS {i}? \n")]
-    split, _ = split_of(PAIRS, records, near_duplicates="ignore")
+    split, _ = split_of(PAIRS, records, near_duplicates="ignore", test_share=0.11)  # 20 rows, no multiple of three
     assert not shared(split, [normalise(record.asked) for record in records])
     assert all(sides(split, list(range(len(records)))))
     assert split.decision.reason == "drawn by hash; rows that share a prompt or a response stay on one side"
@@ -458,6 +458,14 @@ def test_copies_within_a_given_part_are_left_out():
     train, validation, test = given_pairs()
     split, _ = split_of(PAIRS, train, validation, [*test, replace(test[0], line=12)])
     assert (split.left_out, split.count(TEST)) == ({"exact duplicate": 1}, 10)
+
+
+def test_near_copies_of_another_part_are_told_and_not_dropped():
+    """The test part lost what is near a training row, and with it the report of the leak."""
+    train, validation, test = given_pairs()
+    split, _ = split_of(PAIRS, train, validation, test, near_duplicates="drop")
+    assert (split.left_out, split.count(TEST)) == ({}, 10)
+    assert split.notes[0].startswith("4 of 10 test rows")
 
 
 def test_what_is_not_given_is_drawn():

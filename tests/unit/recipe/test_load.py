@@ -1,6 +1,7 @@
 """From recipe text to a checked recipe: what is accepted, what is translated, and what a refusal says."""
 
 import ast
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ import yaml
 import halfbyte
 from halfbyte.errors import RecipeError
 from halfbyte.recipe.explain import every_key
-from halfbyte.recipe.load import LISTS, SECTIONS, SWITCHES, TRANSLATIONS, VALUES, dump_recipe, load_recipe, parse_recipe
+from halfbyte.recipe.load import LISTS, SECTIONS, SWITCHES, TRANSLATIONS, VALUES, dump_recipe, load_data_or_recipe, load_recipe, parse_recipe
 from halfbyte.recipe.schema import AutoData, Recipe
 
 FILE = "tale.yaml"
@@ -18,7 +19,8 @@ LEAST = "data:\n  path: a.csv\n"
 PAIRS = "data: {path: a.csv, kind: prompt_response, prompt_column: q, response_column: a}\n"
 TEXTS = "data: {path: a.csv, kind: text}\n"
 STARTS = {
-    "text": TEXTS, "prompt_response": PAIRS, "structure": PAIRS.replace("prompt_response", "structure"), "instruction": "data: {path: a.csv, kind: instruction}\n",
+    "text": TEXTS, "prompt_response": PAIRS, "structure": PAIRS.replace("prompt_response", "structure"),
+    "instruction": "data: {path: a.csv, kind: instruction}\n",
     "messages": "data: {path: a.csv, kind: messages}\n", "sharegpt": "data: {path: a.csv, kind: sharegpt}\n",
     "tagged": "data: {path: a.csv, kind: tagged, column: c}\n", "label": "data: {path: a.csv, kind: label, text_column: t, label_column: l}\n",
 }  # fmt: skip
@@ -188,7 +190,8 @@ def test_a_key_in_the_wrong_place_is_told_where_it_belongs(text, words):
 
 
 NUMBERS = [key for key in (
-    "seed", "data.max_length", "data.gap", "data.augment_copies", "data.validation_share", "data.test_share", "adapter.r", "adapter.alpha", "adapter.dropout", "train.learning_rate",
+    "seed", "data.max_length", "data.gap", "data.augment_copies", "data.validation_share", "data.test_share",
+    "adapter.r", "adapter.alpha", "adapter.dropout", "train.learning_rate",
     "train.num_epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation_steps", "train.weight_decay", "train.warmup_steps",
     "train.max_grad_norm", "train.eval_steps", "train.early_stopping_patience", "train.keep_checkpoints", "evaluate.max_new_tokens",
     "evaluate.repetition_penalty", "evaluate.batch_size",
@@ -259,7 +262,7 @@ def test_an_override_may_be_a_mapping_of_labels(word):
     if "'no'" in word:
         assert recipe_of(STARTS["label"], word).data.merge_labels == {"neutral": "other", "1": "no"}
     else:
-        assert refusal(STARTS["label"], word) == ["data.merge_labels: input should be a valid string, got false"]
+        assert refusal(STARTS["label"], word) == ["data.merge_labels.1: input should be a valid string, got false"]
     assert "data.merge_labels: input should be a valid dictionary" in refusal(STARTS["label"], "data.merge_labels={a")[0]
 
 
@@ -496,3 +499,44 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked():
     recipe = recipe_of(LEAST)
     with pytest.raises(ValueError, match="frozen"):
         recipe.train.learning_rate = 1.0
+
+
+# A file of data where a recipe is asked for
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "A.TSV", "a.txt.zst", "a.parquet"])
+def test_data_in_the_recipe_s_place_are_told_what_to_do(tmp_path, name):
+    """Guards against `byte 1 is not UTF-8: save the recipe as UTF-8` for a packed file."""
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(RecipeError, match="is data, not a recipe") as caught:
+        load_recipe(tmp_path / name)
+    assert caught.value.hint == f"halfbyte new {tmp_path / name} writes a recipe for it"
+
+
+def test_a_file_of_data_has_the_recipe_of_a_file_of_which_nothing_is_stated(tmp_path):
+    file = tmp_path / "my data #1.csv"
+    file.write_text("x")
+    loaded = load_data_or_recipe(file, ["data.max_length=77"])
+    assert (loaded.recipe.data.kind, loaded.recipe.data.path, loaded.recipe.data.max_length, loaded.recipe.name) == ("auto", str(file), 77, "my-data--1")
+    (tmp_path / "r.yml").write_text(f"name: mine\ndata:\n  path: {json.dumps(str(file))}\n")
+    assert load_data_or_recipe(tmp_path / "r.yml", ["seed=3"]).recipe.seed == 3
+    with pytest.raises(RecipeError, match="no such file"):
+        load_data_or_recipe(tmp_path / "nowhere.csv")
+    assert load_data_or_recipe(Path("hub:owner/name")).recipe.data.path == "hub:owner/name"
+
+
+@pytest.mark.parametrize(("given", "missing"), [
+    ("path: [{a}, b.csv]", ["path: there is no file b.csv"]), ("path: {a}\n  test_path: t.csv\n  validation_path: v.csv", [
+        "validation_path: there is no file v.csv", "test_path: there is no file t.csv",
+    ]), ("path: hub:owner/name", []), ("path: [{a}, hub:owner/name]", []),
+])  # fmt: skip
+def test_every_file_that_is_not_there_is_told_at_once(tmp_path, monkeypatch, given, missing):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "r.yaml").write_text("data:\n  " + given.replace("{a}", "a.csv") + "\n")
+    if not missing:
+        assert load_recipe(Path("r.yaml")).recipe.data.paths
+        return
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(Path("r.yaml"))
+    assert caught.value.message.split("\n") == [f"data.{line}" for line in missing]

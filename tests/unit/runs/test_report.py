@@ -21,7 +21,8 @@ RUN = {
     "command": "halfbyte x",
 }
 DATA = {"event": "data", "ledger": {
-    "records_read": 412, "left_out": [{"reason": "licence text", "count": 21}], "train_rows": 90, "validation_rows": 9, "test_rows": 12,
+    "records_read": 412, "bins": {"trained": 300, "trained, prompt shortened": 61, "validation": 12, "test": 18},
+    "left_out": [{"reason": "licence text", "count": 21}], "train_rows": 90, "validation_rows": 9, "test_rows": 12,
     "train_tokens": 22000, "validation_tokens": 2100, "test_tokens": 3400,
 }}  # fmt: skip
 BASE = {"event": "perplexity", "model": "base", "loss": 3.9, "perplexity": 49.4, "tokens": 3400}
@@ -191,7 +192,7 @@ def test_text_from_data_is_shown_and_never_markup(tmp_path):
     evil = '<script>alert(1)</script> \u202egnp.exe \x1b[31m \u2066x \ud800 "><img src=x onerror=alert(1)> &amp;'
     (tmp_path / "recipe.yaml").write_text("name: </pre><script>1</script>\n")
     (tmp_path / "plan.json").write_text(json.dumps({"decisions": [{"name": evil, "value": evil, "reason": evil}], "notes": [evil]}))
-    ledger = {"records_read": 1, "left_out": [{"reason": evil, "count": 1}]}
+    ledger = {"records_read": 1, "bins": {evil: 1}, "left_out": [{"reason": evil, "count": 1}]}
     events = [
         RUN | {"name": evil, "device": evil, "versions": {evil: evil}, "command": evil},
         {"event": "data", "ledger": ledger},
@@ -209,6 +210,16 @@ def test_text_from_data_is_shown_and_never_markup(tmp_path):
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\u202egnp.exe \\u001b[31m \\u2066x \\ud800" in html
     assert "&amp;amp;" in html
+
+
+def test_every_row_that_was_read_is_in_a_bin_of_the_page(tmp_path):
+    ledger = {**DATA["ledger"], "augmented": 7}
+    assert sum(ledger["bins"].values()) + 21 == ledger["records_read"]
+    _, html = report_of(tmp_path, [RUN, {"event": "data", "ledger": ledger}])
+    for name, rows in (*ledger["bins"].items(), ("licence text", 21)):
+        assert re.search(rf"<td>{name}</td><td[^>]*>{rows}</td>", html), name
+    assert "Records read: 412; 7 of the training rows are changed copies." in html
+    assert "changed copies" not in report_of(tmp_path, [RUN, DATA])[1]
 
 
 def test_the_page_fetches_nothing(tmp_path):
