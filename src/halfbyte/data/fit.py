@@ -43,6 +43,7 @@ class Bill:
         """At BILL_LENGTHS, and at the length that the recipe asks for."""
         self.kept = dict.fromkeys(sorted({*BILL_LENGTHS, max_length}), 0)
         self.cut_at_end = dict(self.kept)
+        self.shortest = min(self.kept)
         self.answer_tokens = self.longest = 0
         self.classes = [0] * CLASSES
 
@@ -52,6 +53,11 @@ class Bill:
         self.answer_tokens += answers
         self.longest = max(self.longest, length)
         self.classes[min((length - 1) // CLASS_WIDTH, CLASSES - 1)] += 1
+        if length <= self.shortest:
+            for limit in self.kept:
+                self.kept[limit] += answers
+                self.cut_at_end[limit] += answers
+            return
         trained = np.array(row.trained)
         trained[:1] = False
         for limit in self.kept:

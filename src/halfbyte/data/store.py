@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from halfbyte.data.batches import LabelSum
+from halfbyte.data.batches import IGNORE, LabelSum
 from halfbyte.data.tokens import Tokens
 from halfbyte.errors import MachineError
 
-# Of one batch of rows, which are Python lists until they are written (about 40 bytes a token).
+# Of one batch of rows, which is held in memory until it is written.
 TOKENS_A_BATCH = 1_000_000
 META = "meta.json"
 PARTS = ("train", "validation", "test")
@@ -33,7 +33,7 @@ LIBRARIES = ("pyarrow", "phonenumbers", "jinja2", "tokenizers", "transformers")
 
 
 class RowWriter:
-    """Writes rows to an Arrow file as they come, and keeps their sums."""
+    """Writes rows, each of one document, to an Arrow file as they come, and keeps their sums."""
 
     def __init__(self, file: Path, largest_id: int) -> None:
         ids = pa.uint16() if largest_id < 2**16 else pa.uint32()
@@ -45,7 +45,7 @@ class RowWriter:
         with _writing(self.folder):
             self.sink = pa.OSFile(str(file), "wb")
             self.writer = pa.ipc.new_file(self.sink, self.schema)
-        self.held: list[Tokens] = []
+        self.held: list[tuple[np.ndarray, np.ndarray, int, int]] = []
         self.tokens_held = 0
         self.files: dict[str, int] = {}
         self.rows = self.tokens = self.supervised = 0
@@ -54,12 +54,15 @@ class RowWriter:
 
     def append(self, rows: Sequence[Tokens]) -> None:
         for row in rows:
+            ids, trained = np.array(row.ids, np.int64), np.array(row.trained, bool)
+            labels = np.where(trained, ids, IGNORE)
+            labels[:1] = IGNORE
             self.rows += 1
-            self.tokens_held += len(row.ids)
-            self.supervised += row.supervised
-            self.labels.add_row(row)
+            self.tokens_held += len(ids)
+            self.supervised += int(np.count_nonzero(trained[1:]))
+            self.labels.add(ids, labels)
             self.order.update(self.labels.hex.encode())  # a sum so far at each row: another order, another hash
-        self.held += rows
+            self.held.append((ids.astype(self.numbers), trained, self.files.setdefault(row.file, len(self.files)), row.line))
         if self.tokens_held >= TOKENS_A_BATCH:
             self._flush()
 
@@ -77,13 +80,11 @@ class RowWriter:
     def _flush(self) -> None:
         if not self.held:
             return
-        offsets = np.cumsum([0, *(len(row.ids) for row in self.held)])
-        ids = np.concatenate([np.array(row.ids, self.numbers) for row in self.held])
-        trained = np.concatenate([np.array(row.trained, bool) for row in self.held])
-        files = [self.files.setdefault(row.file, len(self.files)) for row in self.held]
+        ids, trained, files, lines = zip(*self.held, strict=True)
+        offsets = np.cumsum([0, *map(len, ids)])
         columns = [
-            pa.LargeListArray.from_arrays(offsets, pa.array(ids)), pa.LargeListArray.from_arrays(offsets, pa.array(trained)),
-            pa.array(files, pa.int32()), pa.array([row.line for row in self.held], pa.int64()),
+            pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(ids))), pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(trained))),
+            pa.array(files, pa.int32()), pa.array(lines, pa.int64()),
         ]  # fmt: skip
         with _writing(self.folder):
             self.writer.write_batch(pa.record_batch(columns, schema=self.schema))
