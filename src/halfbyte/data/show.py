@@ -6,7 +6,7 @@ The terminal and the page show the same spans, and the spans of tokens come from
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -57,7 +57,7 @@ def show_rows(rows: Iterable[Tokens], tokenizer: PreTrainedTokenizerBase, count:
     for row in islice(rows, count):
         documents = f", {len(row.documents)} documents" if len(row.documents) > 1 else ""
         title = f"{row.file}:{row.line}  {row.supervised} of {len(row.ids)} tokens trained{documents}"
-        starts = {0} | {sum(row.documents[:number]) for number in range(len(row.documents))}
+        starts = {0, *accumulate(row.documents)}
         trained = [flag and place not in starts for place, flag in enumerate(row.trained)]
         yield Shown(title, _token_spans(row.ids, ["trained" if flag else "context" for flag in trained], tokenizer))
 

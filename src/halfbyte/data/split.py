@@ -149,8 +149,7 @@ def _compare_given(survey: Survey, section: SettledData, split: Split) -> None:
 
 
 def _known_answers(survey: Survey, split: Split) -> int:
-    answers = survey.answered[split.side == TRAIN]
-    return int(np.isin(survey.answered[split.side == TEST], answers[answers > 0]).sum())
+    return int(np.isin(survey.answered[split.side == TEST], survey.answered[split.side == TRAIN]).sum())
 
 
 # A book

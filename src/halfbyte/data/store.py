@@ -54,15 +54,15 @@ class RowWriter:
 
     def append(self, rows: Sequence[Tokens]) -> None:
         for row in rows:
-            ids, trained = np.array(row.ids, np.int64), np.array(row.trained, bool)
-            labels = np.where(trained, ids, IGNORE)
+            ids, trained = np.array(row.ids, self.numbers), np.array(row.trained, bool)
+            labels = np.where(trained, ids.astype(np.int64), IGNORE)
             labels[:1] = IGNORE
             self.rows += 1
             self.tokens_held += len(ids)
             self.supervised += int(np.count_nonzero(trained[1:]))
             self.labels.add(ids, labels)
             self.order.update(self.labels.hex.encode())  # a sum so far at each row: another order, another hash
-            self.held.append((ids.astype(self.numbers), trained, self.files.setdefault(row.file, len(self.files)), row.line))
+            self.held.append((ids, trained, self.files.setdefault(row.file, len(self.files)), row.line))
         if self.tokens_held >= TOKENS_A_BATCH:
             self._flush()
 

@@ -72,7 +72,7 @@ def test_a_recipe_for_pairs_names_the_columns_and_the_reasons():
 
 def test_a_recipe_for_labels_lists_the_classes_and_asks_for_one(tmp_path):
     """`no`, `1` and `null` are classes here, and not false, a number and nothing."""
-    labels = ["no", "1", "null", "a: b", "x, y", "[z]", "it's", "07"]
+    labels = ["no", "1", "null", "a: b", "x, y", "[z]", "it's", "07", "a\\b", "\u00e9t\u00e9"]
     file = tmp_path / "a.csv"
     rows = "".join(f'text number {n} of many,"{labels[n % len(labels)]}"\n' for n in range(160))
     file.write_text("text,label\n" + rows)

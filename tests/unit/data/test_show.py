@@ -100,6 +100,15 @@ def test_the_first_id_of_each_packed_document_is_not_trained():
     assert f"{sum(row.supervised for row in rows)} of {sum(len(row.ids) for row in rows)} tokens trained" in shown.title
 
 
+@pytest.mark.parametrize("kind", ["bytes", "bare"])
+def test_the_first_id_of_a_row_is_not_trained(kind):
+    """Nothing stands before it that could predict it: what is coloured is what has a label."""
+    row = row_of(TALK, kind, loss="all")
+    assert row.trained[0]
+    (shown,) = show_rows([row], tokenizer_of(kind, "chatml"), 1)
+    assert [span.kind for span in shown.spans[:2]] == ["context", "trained"]
+
+
 def test_a_batch_is_shown_from_its_tensors():
     rows = [row_of(TALK), row_of(Record("a", 9, messages=TALK.messages[:2]))]
     batch = make_batch(rows, 2)

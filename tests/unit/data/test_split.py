@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,76 +16,8 @@ from halfbyte.data.records import Record
 from halfbyte.data.split import OUT, SIDES, TEST, TRAIN, VALIDATION, Split, split_records
 from halfbyte.data.survey import Survey, survey_records
 from halfbyte.errors import DataError
-from halfbyte.recipe.schema import AutoData, LabelData, PairData, SettledData, TextData
-
-PAIRS = PairData(kind="prompt_response", path="a.csv", prompt_column="p", response_column="r")
-LABELS = LabelData(kind="label", path="a.csv", text_column="t", label_column="l")
-BOOK = TextData(kind="text", path="a.txt", rows="book", gap=0)
-SEPARATE = TextData(kind="text", path="a.csv", rows="separate")
-
-
-@dataclass
-class Given:
-    """What a survey needs of a Reading."""
-
-    section: SettledData
-    records: list[Record]
-
-    def outcomes(self):
-        return iter(self.records)
-
-
-def pair(prompt: str, response: str, line: int = 0, group: str = "", file: str = "train.csv", label: str = "") -> Record:
-    return Record(file, line, messages=({"role": "user", "content": prompt}, {"role": "assistant", "content": response}), group=group, label=label)
-
-
-def pairs(*said: tuple[str, str], file: str = "train.csv") -> list[Record]:
-    return [pair(prompt, response, line, file=file) for line, (prompt, response) in enumerate(said, 2)]
-
-
-def surveyed(section: SettledData, *parts: list[Record]) -> Survey:
-    near = section.near_duplicates != "ignore" and not (isinstance(section, TextData) and section.rows == "book")
-    return survey_records([(part, Given(section, records)) for part, records in enumerate(parts)], near)
-
-
-def split_of(section: SettledData, *parts: list[Record], seed: int = 0, **more) -> tuple[Split, list[Record]]:
-    """The split, and the records in the order of its sides."""
-    section = section.model_copy(update=more)
-    split = split_records(surveyed(section, *parts), section, seed)
-    records = [record for part in parts for record in part]
-    assert len(split.side) == len(records)
-    assert sum(split.count(side) for side in (TRAIN, VALIDATION, TEST)) + split.left_out.total() == len(records), "the bins add up"
-    assert split.decision.value == f"{split.count(TRAIN)} train, {split.count(VALIDATION)} validation, {split.count(TEST)} test records"
-    return split, records
-
-
-def sides(split: Split, values: list) -> list[set]:
-    """What stands in train, in validation and in test."""
-    return [{value for value, side in zip(values, split.side.tolist(), strict=True) if side == one} for one in (TRAIN, VALIDATION, TEST)]
-
-
-def shared(split: Split, values: list) -> set:
-    """What stands on two sides."""
-    train, validation, test = sides(split, values)
-    return train & validation | train & test | validation & test
-
-
-def words(seed: object, count: int = 40) -> list[str]:
-    """Unlike any other seed's."""
-    rng = random.Random(str(seed))
-    return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(count)]
-
-
-def text(seed: object) -> str:
-    return " ".join(words(seed))
-
-
-def near_copy(seed: object, number: int) -> str:
-    """Of text(seed), one word changed."""
-    found = words(seed)
-    found[number % len(found)] = f"changed{number}"
-    return " ".join(found)
-
+from halfbyte.recipe.schema import AutoData, TextData
+from planted import BOOK, LABELS, PAIRS, SEPARATE, near_copy, pair, pairs, shared, sides, split_of, text
 
 # Nothing on two sides
 
@@ -125,7 +57,7 @@ def test_nothing_planted_leaks(seed, kinds, split_seed):
 
 
 def test_no_prompt_stands_on_two_sides():
-    records = [pair(prompt, f"answer {i} {text(i)}") for i in range(60) for prompt in (f"What is {i}?", f"what  is {i}?", f" WHAT IS {i}? \n")]
+    records = [pair(prompt, text((prompt, i))) for i in range(60) for prompt in (f"What is {i}?", f"what  is {i}?", f" WHAT IS {i}? \n")]
     split, _ = split_of(PAIRS, records, near_duplicates="ignore", test_share=0.11)  # 20 rows, no multiple of three
     assert not shared(split, [normalise(record.asked) for record in records])
     assert all(sides(split, list(range(len(records)))))
@@ -316,6 +248,13 @@ def test_the_order_of_the_rows_does_not_matter():
     assert first == second[::-1]
 
 
+def test_groups_that_are_looked_at_in_parts_are_all_looked_at(monkeypatch):
+    records = [pair(text(i), text((i, "a"))) for i in range(100)]
+    at_once = drawn(records)
+    monkeypatch.setattr("halfbyte.data.split.GROUPS_AT_ONCE", 3)
+    assert drawn(records) == at_once
+
+
 @pytest.mark.parametrize("added", [1, 10, 50])
 def test_rows_that_are_added_move_few_others(added):
     """Each moves at most one row over each of the two borders; a split by place, or a fresh draw, would move a third of all."""
@@ -369,6 +308,7 @@ def test_between_the_parts_of_a_book_is_a_gap():
     assert [length for _, length in runs] == [770, 10, 70, 10, 140]
     assert "2,000 characters between the parts left out" in split.decision.reason
     assert not book([100] * 1000, gap=0).left_out
+    assert book([1000] * 100, gap=100).left_out == {"gap between the parts": 2}, "a row is no shorter than the gap: one is enough"
 
 
 def _runs(values: list[int]):
@@ -397,98 +337,6 @@ def test_shares_are_of_characters_not_of_rows():
     assert (split.count(VALIDATION), split.count(TEST)) == (2, 3)
 
 
-# Given parts
-
-
-def given_pairs() -> tuple[list[Record], list[Record], list[Record]]:
-    """Fifty rows that train, ten that validate and ten that test, with six planted leaks."""
-    train, validation, test = (
-        pairs(*[(text((file, i)), text((file, i, "a"))) for i in range(count)], file=f"{file}.csv")
-        for file, count in (("train", 50), ("validation", 10), ("test", 10))
-    )
-    test[2] = replace(train[31], file="test.csv", line=4)  # word for word
-    test[5] = replace(train[7], file="test.csv", line=7)
-    test[6] = pair(train[11].asked.upper(), "another answer", 8, file="test.csv")  # the same prompt
-    test[7] = pair(near_copy(("train", 20), 3), "yet another", 9, file="test.csv")  # nearly
-    test[8] = replace(validation[1], file="test.csv", line=10)
-    validation[9] = replace(train[49], file="validation.csv", line=11)
-    return train, validation, test
-
-
-def test_planted_leaks_in_a_given_split_are_reported_with_both_lines():
-    """Issue 3, "What must be shown" 4, and BAD_INPUTS 48: 5 of 5 are found. A copy in the test file was left out as a duplicate, so none was reported."""
-    split, _ = split_of(PAIRS, *given_pairs())
-    assert [split.count(side) for side in (TRAIN, VALIDATION, TEST)] == [50, 10, 10]
-    assert split.notes == [
-        "4 of 10 test rows also stand in train: 2 word for word (first test.csv:4 = train.csv:33, test.csv:7 = train.csv:9), "
-        "1 with the same prompt (first test.csv:8 = train.csv:13), 1 with nearly the same prompt (first test.csv:9 = train.csv:22); "
-        "data.drop_overlap=true leaves out those that train",
-        "1 of 10 test rows also stand in validation: 1 word for word (first test.csv:10 = validation.csv:3); mend one of the two files",
-        "1 of 10 validation rows also stand in train: 1 word for word (first validation.csv:11 = train.csv:51); "
-        "data.drop_overlap=true leaves out those that train",
-    ]
-    assert split.decision.reason == "as given; 2 of 10 test responses also stand in training"
-
-
-def test_overlap_is_left_out_of_training_alone():
-    train, validation, test = given_pairs()
-    # Another training row with the prompt of a test row that stands there word for word: it was kept.
-    train.append(pair(test[2].asked, "an answer of its own", 52, file="train.csv"))
-    split, records = split_of(PAIRS, train, validation, test, drop_overlap=True)
-    assert [split.count(side) for side in (TRAIN, VALIDATION, TEST)] == [45, 10, 10]
-    assert split.left_out == {"also in the given test file": 5, "also in the given validation file": 1}
-    assert sorted(record.line for record, side in zip(records, split.side, strict=True) if side == OUT) == [9, 13, 22, 33, 51, 52]
-    assert "those that train are left out" in split.notes[0]
-    kept = {normalise(record.asked) for record, side in zip(records, split.side, strict=True) if side == TRAIN}
-    assert not kept & {normalise(record.asked) for record in [*validation, *test]}
-
-
-def test_a_given_split_without_overlap_says_nothing():
-    parts = [pairs(*[(text((file, i)), text((file, i, "a"))) for i in range(20)], file=file) for file in "abc"]
-    split, _ = split_of(PAIRS, *parts)
-    assert (split.notes, split.decision.reason) == ([], "as given")
-
-
-def test_near_overlap_is_not_looked_for_when_the_recipe_says_so():
-    split, _ = split_of(PAIRS, *given_pairs(), near_duplicates="ignore")
-    assert split.notes[0].startswith("3 of 10 test rows")
-
-
-def test_copies_within_a_given_part_are_left_out():
-    train, validation, test = given_pairs()
-    split, _ = split_of(PAIRS, train, validation, [*test, replace(test[0], line=12)])
-    assert (split.left_out, split.count(TEST)) == ({"exact duplicate": 1}, 10)
-
-
-def test_near_copies_of_another_part_are_told_and_not_dropped():
-    """The test part lost what is near a training row, and with it the report of the leak."""
-    train, validation, test = given_pairs()
-    split, _ = split_of(PAIRS, train, validation, test, near_duplicates="drop")
-    assert (split.left_out, split.count(TEST)) == ({}, 10)
-    assert split.notes[0].startswith("4 of 10 test rows")
-
-
-def test_what_is_not_given_is_drawn():
-    """A given test file and no validation file: the share validates, and nothing else is held out."""
-    train = [pair(text(i), text((i, "a"))) for i in range(100)]
-    test = [pair(text(("t", i)), text(("t", i, "a"))) for i in range(10)]
-    section = PAIRS
-    survey = survey_records([(TRAIN, Given(section, train)), (TEST, Given(section, test))], near=True)
-    split = split_records(survey, section)
-    assert [split.count(side) for side in (TRAIN, VALIDATION, TEST)] == [92, 8, 10]
-    assert split.decision.reason.startswith("as given; drawn by hash")
-    assert set(split.side[100:].tolist()) == {TEST}
-
-
-def test_given_texts_are_compared():
-    parts = [[Record(file, i + 1, text=text((file, i))) for i in range(20)] for file in ("train.txt", "validation.txt", "test.txt")]
-    parts[2][3] = replace(parts[0][8], file="test.txt", line=4)
-    parts[2][5] = Record("test.txt", 6, text=parts[0][9].text.upper())
-    split, _ = split_of(BOOK, *parts)
-    assert split.notes == ["2 of 20 test rows also stand in train: 1 word for word (first test.txt:4 = train.txt:9), 1 but for case and blanks "
-                           "(first test.txt:6 = train.txt:10); data.drop_overlap=true leaves out those that train"]  # fmt: skip
-
-
 # The real files
 
 
@@ -514,16 +362,3 @@ def test_the_real_book_is_held_out_at_its_end(real_data):
     held_out = sum(int(survey.characters[split.side == side].sum()) for side in (VALIDATION, TEST))
     assert 0.2 <= held_out / survey.characters.sum() <= 0.24
     assert split.left_out == {"Project Gutenberg header or licence": 21, "gap between the parts": 2}
-
-
-@pytest.mark.data
-def test_the_real_given_split(real_data):
-    """ViGGO: no test sentence also trains, but ten come near; its repeated rows are left out of training only."""
-    folder = real_data / "viggo"
-    first = read_records(AutoData(path=str(folder / "train.csv")))
-    readings = [(part, read_records(first.section, str(folder / f"{name}.csv"))) for part, name in enumerate(("train", "validation", "test"))]
-    split = split_records(survey_records(readings, near=True), first.section)
-    assert [split.count(side) for side in (TRAIN, VALIDATION, TEST)] == [5096, 714, 1083]
-    assert split.left_out == {"exact duplicate": 7}
-    assert split.notes[0].startswith("10 of 1083 test rows also stand in train: 10 with nearly the same prompt")
-    assert split.decision.reason == "as given; 36 of 1083 test responses also stand in training", "ten meaning representations"
