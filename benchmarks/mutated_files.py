@@ -5,8 +5,9 @@
 
 Small files of every format, written here, are damaged: bits flipped, cut off, spliced, lines doubled, brackets nested, numbers made
 huge, bytes that are no UTF-8, packed again, called by another ending, put in a folder with another. Each is read as a user would have it
-read, twice: refusing bad rows and skipping them. Anything but rows or a HalfbyteError with a hint is a failure, and so is more than 10 s,
-a cell that is no text, and a seed that is not read while it is whole. Two processes, each watched: one that dies or hangs is a failure too.
+read, audited, split, rendered and tokenised, twice: refusing bad rows and skipping them. Anything but rows or a HalfbyteError with a
+hint is a failure, and so is more than 10 s, a cell that is no text, and a seed that is not read while it is whole. Two processes, each
+watched: one that dies or hangs is a failure too.
 Writes mutated_files.json and the claim mutated-files-no-traceback.
 """
 
@@ -16,6 +17,7 @@ import io
 import json
 import lzma
 import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -23,14 +25,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+import halfbyte
 from claims import RESULTS, record, save_raw
+from halfbyte.data.audit import audit
 from halfbyte.data.files import open_source
+from halfbyte.data.parts import records_of
+from halfbyte.data.prepare import prepare_data
 from halfbyte.data.read import read_records
 from halfbyte.errors import HalfbyteError
 from halfbyte.recipe.schema import AutoData
@@ -279,8 +287,19 @@ def read_through(file: Path, on_bad_row: str) -> None:
     for row in source.rows():
         if row.line < 1 or row.file not in source.files or not all(is_text(cell) for cell in row.cells.values()):
             raise ValueError(f"no row: {row}")
-    for _ in read_records(AutoData(path=str(file), on_bad_row=on_bad_row)).outcomes():
+    section = AutoData(path=str(file), on_bad_row=on_bad_row)
+    for _ in read_records(section).outcomes():
         pass
+    audit(records_of(section))
+    try:
+        prepare_data(section, 0, tokenizer())
+    except HalfbyteError as error:  # two rows cannot be split, for instance
+        check_words(error)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(Path(halfbyte.__file__).parent / "base")
 
 
 def check_words(error: HalfbyteError) -> None:
@@ -324,9 +343,11 @@ def outcome_of(number: int, seed: int, folder: Path) -> tuple[str, float, str]:
 
 
 def work(numbers: list[int], seed: int, keep: Path | None, results: Connection) -> None:
+    tokenizer()  # its import is no time of the first file
     for number in numbers:
         results.send((number, "begun", 0.0, ""))
         with tempfile.TemporaryDirectory() as folder:
+            os.environ["HALFBYTE_CACHE"] = f"{folder}/.cache"
             outcome, seconds, said = outcome_of(number, seed, Path(folder))
         if outcome == "failed" and keep:
             make_file(number, seed, keep)

@@ -1,15 +1,17 @@
 """Rows for the tests of the split: texts unlike any other, near copies of them, and what they are split into."""
 
 import random
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from halfbyte.data.records import Record
 from halfbyte.data.split import TEST, TRAIN, VALIDATION, Split, split_records
 from halfbyte.data.survey import Survey, survey_records
-from halfbyte.recipe.schema import LabelData, PairData, SettledData, TextData
+from halfbyte.recipe.schema import LabelData, MessagesData, PairData, SettledData, TextData
 
 PAIRS = PairData(kind="prompt_response", path="a.csv", prompt_column="p", response_column="r")
 LABELS = LabelData(kind="label", path="a.csv", text_column="t", label_column="l")
+CHATS = MessagesData(kind="messages", path="a.jsonl", column="messages")
 BOOK = TextData(kind="text", path="a.txt", rows="book", gap=0)
 SEPARATE = TextData(kind="text", path="a.csv", rows="separate")
 
@@ -20,6 +22,7 @@ class Given:
 
     section: SettledData
     records: list[Record]
+    merged: Counter[str] = field(default_factory=Counter)
 
     def outcomes(self):
         return iter(self.records)

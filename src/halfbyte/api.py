@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
 from halfbyte.data.audit import Audit
-from halfbyte.data.audit import audit as audit_records
+from halfbyte.data.audit import audit as audit_parts
 from halfbyte.data.batches import epoch_steps, in_order
-from halfbyte.data.parts import open_parts, records_of
+from halfbyte.data.parts import open_parts
 from halfbyte.data.prepare import Prepared, prepare_data, template_for
 from halfbyte.data.records import Message, Record
 from halfbyte.data.render import Template, render_prompt, render_record
@@ -35,7 +35,7 @@ from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
-from halfbyte.recipe.schema import FP4, NF4, ChatData, NoQuant, Recipe, SomeData
+from halfbyte.recipe.schema import FP4, NF4, ChatData, NoQuant, Recipe, SomeData, TextData
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.report import write_report
@@ -51,6 +51,7 @@ UNNAMED_CONTEXT = 2048
 # A listener hears of progress so often.
 ROWS_BETWEEN_WORDS = 1000
 Listener = Callable[[Event], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,19 @@ class Tuned:
 
 def prepare(loaded: Loaded, listener: Listener | None = None) -> Prepared:
     """From the file to the rows that train, validate and test, kept for the runs to come. Every row read is kept, held out or counted as left out."""
-    return _prepare(loaded.recipe, load_tokenizer(find_base(loaded.recipe.base)), listener)
+    base = find_base(loaded.recipe.base)
+    return _prepare(loaded.recipe, base, load_tokenizer(base), listener)
 
 
 def audit(section: SomeData, listener: Listener | None = None) -> Audit:
     """What a person should know of the data before training on them."""
-    return audit_records(_told(records_of(section), listener))
+    readings = open_parts(section)
+    first = readings[0][1].section
+    found = audit_parts([(part, _told(reading.outcomes(), listener)) for part, reading in readings], isinstance(first, TextData) and first.rows == "book")
+    decisions = dict.fromkeys(decision for _, reading in readings for decision in reading.decisions)
+    notes = [note for _, reading in readings for note in (*reading.source.notes, *reading.notes)]
+    notes += [f"{count} rows left out: {reason}" for _, reading in readings for reason, count in reading.source.left_out.items()]
+    return replace(found, decisions=list(decisions), notes=notes)
 
 
 def show(loaded: Loaded, stage: str, count: int, line: int | None = None, listener: Listener | None = None) -> tuple[list[Shown], list[tuple[str, str]]]:
@@ -120,8 +128,9 @@ def _show_read(recipe: Recipe, stage: str, count: int, line: int | None) -> tupl
 
 
 def _show_prepared(recipe: Recipe, stage: str, count: int, line: int | None, listener: Listener | None) -> tuple[Prepared, list[Shown]]:
-    tokenizer = load_tokenizer(find_base(recipe.base))
-    prepared = _prepare(recipe, tokenizer, listener)
+    base = find_base(recipe.base)
+    tokenizer = load_tokenizer(base)
+    prepared = _prepare(recipe, base, tokenizer, listener)
     if stage == "batch":
         steps = epoch_steps(prepared.train, recipe.train.batch_size, recipe.train.gradient_accumulation_steps, _pad_id(tokenizer), recipe.seed, epoch=0)
         return prepared, [one for batch in next(steps) for one in show_batch(batch, tokenizer)]
@@ -129,17 +138,21 @@ def _show_prepared(recipe: Recipe, stage: str, count: int, line: int | None, lis
     return prepared, list(show_rows(rows, tokenizer, count))
 
 
-def _told(records: Iterable[Record], listener: Listener | None) -> Iterator[Record]:
-    """The same records; the listener hears how many there were."""
+def _told(records: Iterable[T], listener: Listener | None) -> Iterator[T]:
+    """The same rows; the listener hears how many there were."""
     for number, record in enumerate(records, 1):
         if listener and number % ROWS_BETWEEN_WORDS == 0:
             listener({"event": "progress", "stage": "reading", "rows": number})
         yield record
 
 
-def _prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, listener: Listener | None) -> Prepared:
+def _prepare(recipe: Recipe, base: Base, tokenizer: PreTrainedTokenizerBase, listener: Listener | None) -> Prepared:
+    """Raises RecipeError for rows longer than the base has positions."""
     progress = (lambda stage, rows: listener({"event": "progress", "stage": stage, "rows": rows})) if listener else None
-    return prepare_data(recipe.data, recipe.seed, tokenizer, progress)
+    if base.context and recipe.data.max_length > base.context:
+        seen = f"data.max_length: {recipe.data.max_length} is beyond the {base.context} positions of {recipe.base}"
+        raise RecipeError(seen, hint=f"lower it to {base.context} or less")
+    return prepare_data(recipe.data, recipe.seed, tokenizer, progress, base.context)
 
 
 def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
@@ -149,7 +162,7 @@ def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
     base = find_base(recipe.base)
     _check_init_from(recipe, base)
     tokenizer = load_tokenizer(base)
-    prepared = _prepare(recipe, tokenizer, listener)
+    prepared = _prepare(recipe, base, tokenizer, listener)
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
     first = [Decision("base", recipe.base, where), Decision("device", machine.name, f"{machine.memory_bytes / 1e9:.0f} GB of memory")]
     longest = base.context
@@ -157,10 +170,6 @@ def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
     if recipe.data.licence is None and recipe.base != "embedded":
         notes.append("data.licence is not stated: whoever publishes the model must know what it was made of")
     prompts = recipe.evaluate.prompts or prepared.held_out_prompts
-    if longest and recipe.data.max_length > longest:
-        raise RecipeError(
-            f"data.max_length: {recipe.data.max_length} is beyond the {longest} positions of {recipe.base}", hint=f"lower it to {longest} or less"
-        )
     if longest:
         fitting = _fitting_prompts(recipe, prompts, prepared.template, tokenizer, longest - recipe.evaluate.max_new_tokens)
         if len(fitting) < len(prompts):

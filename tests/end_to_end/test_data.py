@@ -136,7 +136,9 @@ def test_show_prints_each_stage_of_a_file_without_a_recipe(place, monkeypatch, c
     else:
         assert "\nlabels " in out
         assert "tokens trained" in out
-    assert "«trained (in the loss)»" in out
+    early = stage in ("record", "example")
+    assert ("«to be trained, if the row is kept and fits»" if early else "«trained (in the loss)»") in out
+    assert ("padding" in out) == (stage == "batch")
     assert "\x1b" not in out
 
 
@@ -145,14 +147,21 @@ def test_show_colours_what_trains_on_a_terminal(base, place):
     shown, facts = api.show(recipe_for(base, "a.jsonl", "prompt_response"), "tokens", 2)
     console = Console(force_terminal=True, width=80, color_system="truecolor", record=True, no_color=False)
     with console.capture() as captured:
-        Screen(console).show_spans(shown, facts)
+        Screen(console).show_spans(shown, facts, "tokens")
     out = captured.get()
     assert "«" not in out
-    coloured = "".join(re.findall(r"\x1b\[30;48[^m]*m([^\x1b]*)", out.split("who speaks")[1])).replace("\n", "")
+    coloured = "".join(re.findall(r"\x1b\[30;48[^m]*m([^\x1b]*)", out.split("read, not trained")[1])).replace("\n", "")
     trained = "".join(span.text for one in shown for span in one.spans if span.kind == "trained")
     assert coloured.replace(" ", "") == trained.replace(" ", "").replace("\n", "\u21b5")
     plain = re.sub(r"\x1b\[[^m]*m", "", out)
     assert max(len(line) for line in plain.split("\n")) <= 80
+
+
+def test_a_batch_has_no_line(place, monkeypatch, capfd):
+    write_rows(place / "a.jsonl", "prompt_response", 40, 0, bad=0)
+    code, _, complaint = halfbyte(monkeypatch, capfd, "show", "a.jsonl", "--stage", "batch", "--line", "3")
+    assert code == 2
+    assert complaint.startswith("--line: a batch has no line of its own")
 
 
 def test_show_writes_a_page(place, monkeypatch, capfd):

@@ -102,8 +102,8 @@ def test_a_run_leaves_its_files_its_events_and_its_report(runs, kind):
     assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.part"))
     kinds = [event["event"] for event in told(run)]
     assert kinds[:4] == ["run", "data", "model", "validation"]
-    assert kinds[4:15] == ["step", "step", "validation", "checkpoint"] * 2 + ["measuring", "perplexity", "perplexity"]
-    assert set(kinds[15:-1]) == {"generation"}
+    assert kinds[4:16] == ["step", "step", "validation", "checkpoint"] * 2 + ["labels", "measuring", "perplexity", "perplexity"]
+    assert set(kinds[16:-1]) == {"generation"}
     assert kinds[-1] == "end"
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {

@@ -133,6 +133,8 @@ def show(
     from halfbyte.recipe.load import load_data_or_recipe
 
     loaded = load_data_or_recipe(file, overrides)
+    if line is not None and stage is Stage.batch:
+        raise RecipeError("--line: a batch has no line of its own", hint="use --stage tokens for one row, or leave --line out")
     if html is not None and html.exists():
         raise DataError(f"{html} exists and is left as it is", hint="choose another name with --html")
     from halfbyte import api
@@ -141,10 +143,10 @@ def show(
     with Screen() as screen:
         shown, facts = api.show(loaded, stage.value, rows, line, screen.on_event)
         if html is None:
-            screen.show_spans(shown, facts)
+            screen.show_spans(shown, facts, stage.value)
             return
     try:
-        html.write_text(to_page(shown, f"{loaded.recipe.name}: {stage.value}", facts), encoding="utf-8")
+        html.write_text(to_page(shown, f"{loaded.recipe.name}: {stage.value}", facts, stage.value), encoding="utf-8")
     except OSError as error:
         raise MachineError(f"{html}: cannot be written: {error.strerror}", hint="choose another place with --html") from error
     typer.echo(f"Written to {html}")

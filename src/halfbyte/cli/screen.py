@@ -108,13 +108,18 @@ class Screen:
 
     def show_audit(self, audit: Any, name: str) -> None:
         self._close_bar()
-        self.print(f"[bold]{escape(printable(name))}[/]: {audit.records:,} records" + ("" if audit.findings else ", nothing found"), highlight=False)
+        if audit.decisions or audit.notes:
+            self._show_decisions("Read as", audit.decisions, audit.notes)
+            self.print()
+        read = f" of {audit.records + audit.left_out:,} rows read" if audit.left_out else ""
+        nothing = "" if audit.findings else ", nothing found"
+        self.print(f"[bold]{escape(_on_one_line(name))}[/]: {audit.records:,} records{read}{nothing}", highlight=False)
         for finding in audit.findings:
             level = "[red]warning[/]" if finding.level == "warning" else "[yellow]note[/]"
-            self.print(f"\n{level} [bold]{escape(finding.name)}[/]: {finding.count:,} of {finding.of:,}", highlight=False)
+            self.print(f"\n{level} [bold]{escape(_on_one_line(finding.name))}[/]: {finding.count:,} of {finding.of:,}", highlight=False)
             for sample in finding.samples:
                 said = sample.replace(f"{name}:", "line ", 1) if sample.startswith(f"{name}:") else sample
-                self.print(Padding(Text(printable(said), style="dim"), (0, 0, 0, 4)))
+                self.print(Padding(Text(_on_one_line(said), style="dim"), (0, 0, 0, 4)))
             self.print(Padding(Text(finding.advice), (0, 0, 0, 4)))
         self.print("\nPatterns find what they know: a clean audit does not make data anonymous or right.", style="dim")
 
@@ -123,16 +128,16 @@ class Screen:
         said = self.console.input("Licence of the data, kept beside the model (empty if you do not know): ")
         return said.strip() or None
 
-    def show_spans(self, shown: list[Any], facts: list[tuple[str, str]]) -> None:
+    def show_spans(self, shown: list[Any], facts: list[tuple[str, str]], stage: str) -> None:
         """Neighbouring tokens take turns in shade, so that each is seen; where there is no colour, what is trained stands between « and »."""
-        from halfbyte.data.show import LEGEND, visible
+        from halfbyte.data.show import legend_of, visible
 
         self._close_bar()
         coloured = self.console.is_terminal and not self.console.no_color
         for name, value in facts:
             self.print(f"[bold]{escape(name)}[/] {escape(printable(value))}", highlight=False)
         legend = Text("\n")
-        for kind, meaning in LEGEND.items():
+        for kind, meaning in legend_of(stage):
             legend.append(f"«{meaning}»" if kind == "trained" and not coloured else meaning, SHADES[kind][0]).append("  ")
         self.print(legend)
         for one in shown:
@@ -260,6 +265,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
+def _on_one_line(text: str) -> str:
+    return printable(text).replace("\n", " ")
+
+
 def called() -> str:
     """How to call halfbyte from here: its path where it is not among the commands of the shell, as after `make quickstart`."""
     program = Path(sys.argv[0])
@@ -269,5 +278,5 @@ def called() -> str:
 
 
 def _short(text: str, limit: int = 240) -> str:
-    line = printable(text).replace("\n", " ")
+    line = _on_one_line(text)
     return line if len(line) <= limit else line[:limit] + " ..."

@@ -154,9 +154,11 @@ class LabelSum:
             self.add(ids[start:end], labels[start:end])
 
     def add_batch(self, batch: Batch) -> None:
-        """From the tensors that train: padding off, packed rows apart."""
+        """From the tensors that train: packed rows apart, and padding off, unless it has a label, which is counted as what it is."""
         ids, labels = batch.ids.numpy(), batch.labels.numpy()
         for row, length in enumerate(batch.lengths):
+            if (labels[row, length:] != IGNORE).any():
+                self.add(ids[row, length:], labels[row, length:])
             numbers = np.zeros(length) if batch.documents is None else batch.documents[row, :length].numpy()
             borders = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), length]
             for start, end in pairwise(borders):

@@ -19,7 +19,7 @@ from typing import Literal, NoReturn
 from halfbyte.data.formats import has_paragraphs, look_at_csv, text_part
 from halfbyte.data.json_rows import look_at_json
 from halfbyte.data.rows import LARGEST_CELL, OnBadRow, Part, Problems, Row
-from halfbyte.data.streams import File, ending_of, examine
+from halfbyte.data.streams import File, ending_of, examine, refuse_ending, refuse_no_file
 from halfbyte.data.tables import look_at_hub, look_at_parquet
 from halfbyte.errors import DataError
 from halfbyte.recipe.plan import Decision
@@ -32,6 +32,10 @@ TABLES: dict[str, Callable[[File], Part]] = {
 }  # fmt: skip
 ENDINGS = (*TABLES, *TEXT_ENDINGS)
 MARK = "\ufeff"
+# A path takes one of the two slashes away.
+ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf)://?", re.IGNORECASE)
+# Of 1, letters in common: dat.csv is close to data.csv (0.93), nosuch.csv is not close to nul.csv (0.7).
+CLOSE = 0.8
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -129,9 +133,12 @@ def _list_files(paths: list[str]) -> tuple[list[Decision], list[str], list[str]]
                     notes.append(f"{path}: {len(others)} file{'s' * (len(others) > 1)} of other endings left out ({few})")
             elif place.is_file():
                 if ending_of(path) not in ENDINGS:
-                    hint = f"use one of {', '.join(ENDINGS)}, packed with .gz, .xz or .zst if you like"
-                    raise DataError(f"{path}: files that end in {ending_of(path) or 'nothing'!r} are not read", hint=hint)
+                    refuse_ending(path, ENDINGS)
                 names.append(str(place))
+            elif ADDRESS.match(path):
+                raise DataError(f"{path}: is an address, not a file", hint="download it first, and give the file")
+            elif os.path.lexists(place):
+                refuse_no_file(str(place))
             else:
                 raise DataError(f"{path}: no such file", hint=_meant(place))
         except (OSError, ValueError) as error:
@@ -167,7 +174,10 @@ def _meant(place: Path) -> str:
     """What was meant by a path that is not there."""
     if HUB_NAME.fullmatch(str(place)) and not place.parent.exists():
         return f"write hub:{place} for the dataset of the hub"
-    near = difflib.get_close_matches(place.name, os.listdir(place.parent), n=1) if place.parent.is_dir() else []
+    several = str(place).split(",")
+    if len(several) > 1 and all(ending_of(name) in ENDINGS for name in several):
+        return f"write several files as a list: data.path=[{','.join(several)}]"
+    near = difflib.get_close_matches(place.name, os.listdir(place.parent), n=1, cutoff=CLOSE) if place.parent.is_dir() else []
     return f"did you mean {place.parent / near[0]}?" if near else "give another file"
 
 

@@ -18,6 +18,8 @@ from halfbyte.errors import DataError
 LEFT_OUT = " [...] "
 # A prompt of which less than this would be left says nothing any more.
 FEWEST_PROMPT_TOKENS = 8
+# Characters that are always tokenised and counted, however short the rows.
+MEGABYTE = 1_000_000
 BILL_LENGTHS = (512, 1024, 2048, 4096)
 # Tokens. Rows are counted by length in classes of this width, the last of which is open.
 CLASS_WIDTH, CLASSES = 256, 33
@@ -99,16 +101,38 @@ class Fitter:
         self.too_long = Fitted(None, reason=f"the answer does not fit into max_length {max_length}")
         self.dots = len(encoder.places(LEFT_OUT))
         shortest = self._encode(Record("", 0, messages=({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})), "answers")
+        # A text of more characters has more tokens than a row, whatever it says.
+        self.most_characters = max(MEGABYTE, max_length * max(map(len, encoder.tokenizer.get_vocab())))
         self.overhead = len(shortest.ids) - shortest.supervised - 1 + FEWEST_PROMPT_TOKENS + self.dots
 
     def fit(self, records: Sequence[Record], bill: Bill | None = None) -> list[Fitted]:
-        """One for each record, in order. The rows of `records` are tokenised together, and counted in `bill`."""
-        examples = [self._render(record) for record in records]
+        """One for each record, in order. The rows of `records` are tokenised together, and counted in `bill`, but for those whose answer
+        is too long by far: megabytes that are not worth tokenising."""
+        clipped = [self._without_megabytes(record) for record in records]
+        examples = [self.too_long if record is None else self._render(record) for record in clipped]
         rows = iter(self.encoder.encode([example for example in examples if isinstance(example, Example)]))
-        return [
-            Fitted(None, error=example) if isinstance(example, DataError) else self._fit(record, next(rows), bill)
-            for record, example in zip(records, examples, strict=True)
-        ]
+        fitted = []
+        for record, short, example in zip(records, clipped, examples, strict=True):
+            if isinstance(example, Fitted) or short is None:
+                fitted.append(self.too_long)
+            elif isinstance(example, DataError):
+                fitted.append(Fitted(None, error=example))
+            else:
+                one = self._fit(short, next(rows), bill)
+                fitted.append(replace(one, shortened=one.tokens is not None and (one.shortened or short is not record)))
+        return fitted
+
+    def _without_megabytes(self, record: Record) -> Record | None:
+        """Without the middle of a prompt that is too long by far; None where an answer or a system text is."""
+        if all(len(message["content"]) <= self.most_characters for message in record.messages):
+            return record
+        if any(len(message["content"]) > self.most_characters for message in record.messages if message["role"] != "user"):
+            return None
+        half = self.most_characters // 2
+        return replace(record, messages=tuple(
+            {**message, "content": message["content"][:half] + LEFT_OUT + message["content"][-half:]} if len(message["content"]) > 2 * half else message
+            for message in record.messages
+        ))  # fmt: skip
 
     def _fit(self, record: Record, row: Tokens, bill: Bill | None) -> Fitted:
         if bill is not None:

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 
@@ -15,23 +16,48 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # Rows that are tried when two delimiters stand in the header.
 TRIED_ROWS = 50
 RAGGED = "put texts that hold the delimiter in double quotes"
+# A first line that Excel reads the delimiter from.
+NAMED = re.compile(r'"?sep=([^\w"\s]|\t)"?', re.IGNORECASE)
+WHOLE_NUMBER = re.compile(r"\d{1,18}")
 # What the csv module says of a quote that is never closed: rows behind it cannot be found again.
 ENDLESS = ("field larger than field limit", "unexpected end of data")
 
 
 def look_at_csv(file: File) -> Part:
     """Raises DataError for a header that cannot be one, and where two delimiters are equally likely."""
-    delimiter, decision = _find_delimiter(file)
-    line, columns = next(_csv_cells(file, delimiter, Problems()))
+    named = _named_delimiter(file)
+    delimiter, decision = (named, [Decision("delimiter", repr(named), "the first line says so (sep=)")]) if named else _find_delimiter(file)
+    above = 1 if named else 0
+    line, columns = next(_csv_cells(file, delimiter, above, Problems()), (0, []))
+    if not columns:
+        raise DataError(f"{file.path}: holds no header under the line with sep=", hint="export it again, or give another file")
     check_names(columns, f"{file.path}:{line}")
-    named = [name for name in columns if name]
-    unnamed = len(columns) - len(named)
-    notes = [f"{file.path}: {unnamed} column{'s' * (unnamed > 1)} without a name left out"] if unnamed else []
-    return Part(file.path, named, partial(_csv_rows, file, delimiter), file.sha256, [*file.decisions, *decision], file.notes + notes)
+    unnamed = [place for place, name in enumerate(columns) if not name]
+    for place in unnamed:
+        _refuse_unnamed(file, delimiter, above, place, f"{file.path}:{line}")
+    notes = [f"{file.path}: {len(unnamed)} column{'s' * (len(unnamed) > 1)} without a name left out"] if unnamed else []
+    read = partial(_csv_rows, file, delimiter, above)
+    return Part(file.path, [name for name in columns if name], read, file.sha256, [*file.decisions, *decision], file.notes + notes)
 
 
-def _csv_rows(file: File, delimiter: str, problems: Problems) -> Iterator[Row]:
-    found = _csv_cells(file, delimiter, problems)
+def _refuse_unnamed(file: File, delimiter: str, above: int, place: int, header: str) -> None:
+    """A column without a name may be left out where it is empty, or numbers the rows as pandas does; anything else would be lost."""
+    values = []
+    with suppress(DataError):  # told when the rows are read
+        values = [cells[place].strip() for _, cells in islice(_csv_cells(file, delimiter, above, Problems("skip")), 1, TRIED_ROWS + 1)]
+    filled = [value for value in values if value]
+    if 2 * len(filled) <= len(values):
+        return
+    numbers = [int(value) for value in filled if WHOLE_NUMBER.fullmatch(value)]
+    # The first column numbers the rows of a shuffled table too.
+    if len(numbers) == len(filled) == len(set(numbers)) and (place == 0 or numbers == sorted(numbers)):
+        return
+    said = f"column {place + 1} has no name, yet {len(filled)} of the first {len(values)} rows have a value there"
+    raise DataError(f"{header}: {said}", hint="write its name into the header, or take the column out")
+
+
+def _csv_rows(file: File, delimiter: str, above: int, problems: Problems) -> Iterator[Row]:
+    found = _csv_cells(file, delimiter, above, problems)
     _, columns = next(found)
     for line, values in found:
         cells = dict(zip(columns, values, strict=True))
@@ -39,20 +65,25 @@ def _csv_rows(file: File, delimiter: str, problems: Problems) -> Iterator[Row]:
         yield Row(cells, file.path, line)
 
 
-def _csv_cells(file: File, delimiter: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """The line where a row begins, and its cells; the header first, blank lines left out, rows of another width among the problems."""
+def _csv_cells(file: File, delimiter: str, above: int, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    """The line where a row begins, and its cells; the header first, blank lines left out, rows of another width among the problems.
+
+    `above`: lines above the header that are none of the table.
+    """
     csv.field_size_limit(LARGEST_CELL)
-    width, begins = 0, 1
+    width, begins = 0, 1 + above
     with reading_text(file, newline="") as stream:
-        reader = csv.reader(lines_of(file, stream), delimiter=delimiter, strict=True)
+        reader = csv.reader(islice(lines_of(file, stream), above, None), delimiter=delimiter, strict=True)
         while True:
             try:
                 for cells in reader:
-                    line, begins = begins, reader.line_num + 1
+                    line, begins = begins, reader.line_num + 1 + above
                     if not cells:
                         continue
                     if width and len(cells) != width:
-                        problems.add(f"{file.path}:{line}", f"{len(cells)} fields, the header has {width}", "another number of fields", RAGGED)
+                        problems.add(
+                            f"{file.path}:{line}", f"{len(cells)} field{'s' * (len(cells) != 1)}, the header has {width}", "another number of fields", RAGGED
+                        )
                         continue
                     if not width:
                         width = len(cells)
@@ -61,7 +92,7 @@ def _csv_cells(file: File, delimiter: str, problems: Problems) -> Iterator[tuple
                 return
             except csv.Error as error:
                 _tell(error, f"{file.path}:{begins}", problems, header=not width)
-                begins = reader.line_num + 1
+                begins = reader.line_num + 1 + above
 
 
 def _tell(error: csv.Error, where: str, problems: Problems, header: bool) -> None:
@@ -69,6 +100,12 @@ def _tell(error: csv.Error, where: str, problems: Problems, header: bool) -> Non
         what = f"a cell of {TOO_LARGE}" if str(error).startswith(ENDLESS[0]) else f"not CSV: {error}"
         problems.stop(where, what, "is a quote opened and never closed? export the file again")
     problems.add(where, f"not CSV: {error}", "not CSV", "double the quotes inside a quoted field")
+
+
+def _named_delimiter(file: File) -> str:
+    with reading_text(file, newline="") as stream:
+        found = NAMED.fullmatch(next(lines_of(file, stream)).rstrip("\r\n"))
+    return found[1] if found else ""
 
 
 def _find_delimiter(file: File) -> tuple[str, list[Decision]]:
@@ -81,22 +118,23 @@ def _find_delimiter(file: File) -> tuple[str, list[Decision]]:
     if len(counts) < 2:
         delimiter = next(iter(counts), ",")
         return delimiter, [] if delimiter == "," else [Decision("delimiter", repr(delimiter), "it stands in the first line, and no comma does")]
-    fitting = [delimiter for delimiter in counts if _fits(file, delimiter)] or list(counts)
-    fitting.sort(key=lambda delimiter: counts[delimiter], reverse=True)
-    if len(fitting) > 1 and counts[fitting[0]] == counts[fitting[1]]:
-        names = " and ".join(f"{DELIMITERS[delimiter]}s" for delimiter in fitting if counts[delimiter] == counts[fitting[0]])
-        raise DataError(
-            f"{file.path}: cannot tell what parts the columns: {names} stand equally often in the first line", hint="save the file as .tsv or .jsonl"
-        )
-    reason = "it parts the first rows into as many fields as the header" if len(fitting) == 1 else "it stands most often in the first line"
-    return fitting[0], [] if fitting[0] == "," else [Decision("delimiter", repr(fitting[0]), reason)]
+    fitting = [delimiter for delimiter in counts if _fits(file, delimiter)]
+    most = max(counts.values())
+    likely = fitting or [delimiter for delimiter in counts if counts[delimiter] == most]
+    if len(likely) > 1:
+        names = " and ".join(f"{DELIMITERS[delimiter]}s" for delimiter in likely)
+        said = "part the first rows evenly" if fitting else "stand equally often in the first line"
+        raise DataError(f"{file.path}: cannot tell what parts the columns: {names} {said}", hint="put names that hold one in double quotes, or save as .jsonl")
+    reason = "it parts the first rows into as many fields as the header" if fitting else "it stands most often in the first line"
+    others = " and ".join(f"{DELIMITERS[delimiter]}s" for delimiter in counts if delimiter != likely[0])
+    return likely[0], [Decision("delimiter", repr(likely[0]), f"{reason}, though {others} stand in its names too")]
 
 
 def _fits(file: File, delimiter: str) -> bool:
     """Whether the first rows are as wide as the header."""
     problems = Problems()
     try:
-        for _ in islice(_csv_cells(file, delimiter, problems), TRIED_ROWS):
+        for _ in islice(_csv_cells(file, delimiter, 0, problems), TRIED_ROWS):
             pass
     except DataError:
         return False

@@ -35,9 +35,10 @@ def without_gutenberg(outcomes: Iterable[Outcome], notes: list[str]) -> Iterator
                 cut, first_cut = cut + 1, first_cut or f"{after.file}:{after.line}"
             yield after
     if left:
-        notes.append(f"{left} rows of Project Gutenberg header and licence left out (data.keep_boilerplate=true keeps them)")
+        notes.append(f"{left} row{'s' * (left > 1)} of Project Gutenberg header and licence left out (data.keep_boilerplate=true keeps them)")
     if cut:
-        notes.append(f"{first_cut}: cut at Project Gutenberg's mark, the text of the book is kept{f'; so in {cut - 1} more rows' if cut > 1 else ''}")
+        more = f"; so in {cut - 1} more row{'s' * (cut > 2)}" if cut > 1 else ""
+        notes.append(f"{first_cut}: cut at Project Gutenberg's mark, the text of the book is kept{more}")
 
 
 def _of_one_file(outcomes: Iterable[Outcome]) -> Iterator[tuple[Outcome, Outcome]]:

@@ -72,12 +72,28 @@ def look_at_json(file: File) -> Part:
         for row in islice(read(Problems(most=LOOKED_AT)), LOOKED_AT):
             columns |= dict.fromkeys(row.cells)
     if not columns:
+        _refuse_texts(file)
         problems = Problems()
         for _ in islice(read(problems), LOOKED_AT):
             pass
         problems.raise_if_any()
         raise DataError(f"{file.path}: holds no row", hint=A_LIST)
     return Part(file.path, list(columns), partial(_telling_new_keys, read, list(columns)), file.sha256, file.decisions, file.notes + notes)
+
+
+def _refuse_texts(file: File) -> None:
+    """Told once, not for every text."""
+    with reading_text(file) as stream:
+        window = _Window(file, stream, Problems())
+        listed = window.peek() == "["
+        if listed:
+            window.take("[")
+        if window.peek() == '"':
+            where = window.where(window.at)
+            window.value(LENIENT)
+            if not listed and window.peek() not in ('"', ""):  # a CSV by another name
+                return
+            raise DataError(f"{where}: texts where objects belong", hint='write objects, {"text": "..."}, or one text a line in a .txt')
 
 
 def _find_form(file: File) -> tuple[Callable[[Problems], Iterator[Row]], list[str]]:

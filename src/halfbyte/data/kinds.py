@@ -5,12 +5,14 @@ A column is recognised by its whole name, in any case, never by part of a word. 
 """
 
 import difflib
-import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import regex
+
+from halfbyte.data.continuity import CONTINUED_SHARE, continued_share
 from halfbyte.data.rows import Row
 from halfbyte.data.shapes import ROLES, SHAREGPT_ROLES, named_type, turn_marks
 from halfbyte.errors import DataError
@@ -43,6 +45,8 @@ BOOK_ROW_CHARACTERS = 400
 # A column with so few values among so many rows is a class.
 MOST_CLASSES = 50
 MOST_UNUSED_NAMED = 8
+# Names of columns in a message, and how long one of several words usually is at most.
+SHOWN_NAME, LONGEST_NAMED = 40, 60
 # How the rows of a text file are called as a column.
 TEXT_COLUMN = "text"
 SECTIONS: dict[str, type[SettledData]] = {
@@ -91,8 +95,9 @@ def settle(section: SomeData, seen: Seen) -> tuple[SettledData, list[Decision]]:
     if isinstance(settled, TextData):
         settled, more = _settle_text(settled, seen)
     if seen.columns:
+        _must_have(seen, _named(settled))
+        _must_differ(seen, _named(settled))
         for key, name in _named(settled):
-            _must_have(seen, name, key)
             _must_hold(seen, name, lists=isinstance(settled, MessagesData | ShareGPTData) and key == "data.column")
     else:
         _refuse_columns(settled, seen)
@@ -117,13 +122,24 @@ def _named(section: SettledData) -> list[tuple[str, str]]:
     return [(key, name) for key, name in names if name is not None]
 
 
-def _must_have(seen: Seen, name: str, key: str) -> None:
-    if name in seen.columns:
+def _must_have(seen: Seen, named: list[tuple[str, str]]) -> None:
+    """Raises DataError with all columns that are not there."""
+    missing = [(key, name) for key, name in named if name not in seen.columns]
+    if not missing:
         return
     alike = {column.strip().lower(): column for column in seen.columns}
-    near = difflib.get_close_matches(name.strip().lower(), list(alike), n=1, cutoff=0.6)
-    mend = f"did you mean {alike[near[0]]!r}?" if near else "name one of them"
-    raise DataError(f"{seen.where}: no column {name!r} ({key}); columns are {', '.join(seen.columns)}", hint=mend)
+    near = {key: difflib.get_close_matches(name.strip().lower(), list(alike), n=1, cutoff=0.6) for key, name in missing}
+    meant = " ".join(f"{key}={alike[found[0]]!r}" if len(missing) > 1 else repr(alike[found[0]]) for key, found in near.items() if found)
+    said = ", ".join(f"no column {name!r} ({key})" for key, name in missing)
+    raise DataError(f"{seen.where}: {said}; columns are {', '.join(seen.columns)}", hint=f"did you mean {meant}?" if meant else "name one of them")
+
+
+def _must_differ(seen: Seen, named: list[tuple[str, str]]) -> None:
+    """What is asked and what is answered are two columns; rows may be grouped by any."""
+    keys: dict[str, str] = {}
+    for key, name in named:
+        if key != "data.group_column" and keys.setdefault(name, key) != key:
+            raise DataError(f"{seen.where}: {keys[name]} and {key} are both {name!r}", hint="name another column for one of them")
 
 
 def _must_hold(seen: Seen, name: str, lists: bool) -> None:
@@ -169,8 +185,8 @@ def _check_pattern(section: LabelData) -> None:
     if section.label_pattern is None:
         return
     try:
-        groups = re.compile(section.label_pattern).groups
-    except re.error as error:
+        groups = regex.compile(section.label_pattern).groups
+    except regex.error as error:
         raise DataError(f"data.label_pattern: {section.label_pattern!r} is no regular expression: {error}", hint="mend it") from error
     if not groups:
         raise DataError(f"data.label_pattern: {section.label_pattern!r} has no group", hint="put the part that is the class in brackets: (...)")
@@ -185,14 +201,25 @@ def _settle_text(section: TextData, seen: Seen) -> tuple[TextData, list[Decision
     if section.rows == "auto":
         rows = "book"
         if seen.columns:
-            middle = statistics.median(len(_text(row, str(section.column))) for row in seen.head)
-            rows = "book" if middle >= BOOK_ROW_CHARACTERS else "separate"
-            how = "consecutive pieces of one text, joined" if rows == "book" else "a text of its own each"
-            decisions.append(Decision("rows", rows, f"half of them have {middle:.0f} characters or more: {how}; data.rows states it otherwise"))
+            rows, reason = _book_or_separate([_text(row, str(section.column)) for row in seen.head])
+            decisions.append(Decision("rows", rows, f"{reason}; data.rows states it otherwise"))
         section = section.model_copy(update={"rows": rows})
-    if section.separator == "auto":
+    if section.separator == "auto" and section.rows == "book":
         section = section.model_copy(update={"separator": seen.joint})
     return section, decisions
+
+
+def _book_or_separate(texts: Sequence[str]) -> tuple[str, str]:
+    """Length alone is no evidence: reviews are as long as the pieces of a book (continuity.py)."""
+    middle = statistics.median(map(len, texts))
+    said = f"half of them have {middle:.0f} characters or more"
+    if middle < BOOK_ROW_CHARACTERS:
+        return "separate", f"{said}: a text of its own each"
+    share = continued_share(texts)
+    if share is None:
+        return "separate", f"{said}, but too few can tell whether they follow one another: a text of its own each"
+    said += f", and {share:.0%} are more like the next one than like a distant one (book: {CONTINUED_SHARE:.0%} or more)"
+    return ("book", f"{said}: consecutive pieces of one text, joined") if share >= CONTINUED_SHARE else ("separate", f"{said}: a text of its own each")
 
 
 def _text_column(seen: Seen) -> tuple[str, str]:
@@ -215,7 +242,14 @@ def _find(section: AutoData, seen: Seen) -> tuple[SettledData, Decision]:
         raise DataError(f"{seen.where}: can be read in {len(readings)} ways: {ways}", hint=STATE_KIND)
     reading = readings[0]
     values = {**section.model_dump(exclude_unset=True), "kind": reading.kind, **reading.names}
-    return SECTIONS[reading.kind].model_validate(values), Decision("data", reading.kind, reading.reason)
+    # A recipe with every default written out, as a run keeps it, states nothing by them.
+    foreign = {key: value for key, value in values.items() if key not in SECTIONS[reading.kind].model_fields}
+    if strange := [f"data.{key}" for key, value in foreign.items() if value != AutoData.model_fields[key].default]:
+        raise DataError(
+            f"{seen.where}: {', '.join(strange)}: {reading.kind} data have no prompts and answers ({reading.reason})", hint="take it out, or state data.kind"
+        )
+    settled = SECTIONS[reading.kind].model_validate({key: value for key, value in values.items() if key not in foreign})
+    return settled, Decision("data", reading.kind, reading.reason)
 
 
 def _known(seen: Seen, names: Sequence[str]) -> list[str]:
@@ -275,6 +309,10 @@ def _label_readings(seen: Seen) -> Iterator[_Reading]:
 
 
 def _text_reading(seen: Seen) -> _Reading:
+    if seen.columns and all(map(_is_sentence, seen.columns)):
+        first = ", ".join(repr(name[:SHOWN_NAME]) for name in seen.columns[:2])
+        hint = "put the names of the columns above it, or state data.kind and the columns if these are their names"
+        raise DataError(f"{seen.where}: the first line looks like data, not like names of columns: {first}", hint=hint)
     if not seen.columns:
         column, reason = TEXT_COLUMN, "a text file; its pieces are joined again and cut into blocks"
     elif len(seen.columns) > 1 and not _known(seen, TEXT_NAMES):
@@ -287,6 +325,12 @@ def _text_reading(seen: Seen) -> _Reading:
         said = f"column {column!r} holds turns" if seen.columns else "paragraphs hold turns"
         return _Reading("tagged", {"column": column, "user_tag": tags[0], "assistant_tag": tags[1]}, f"{said} behind {tags[0]} and {tags[1]}")
     return _Reading("text", {"column": column} if seen.columns else {}, reason)
+
+
+def _is_sentence(name: str) -> bool:
+    """Several words that are long or end like a sentence: no one calls a column so."""
+    name = name.strip()
+    return " " in name and (len(name) > LONGEST_NAMED or name.endswith((".", "!", "?")))
 
 
 def _find_tags(head: Sequence[Row], column: str) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 import numpy as np
 
 from halfbyte.data.rows import MOST_PROBLEMS
+from halfbyte.data.shapes import label_meant
 from halfbyte.data.survey import Survey
 from halfbyte.errors import DataError
 from halfbyte.recipe.schema import LabelData
@@ -29,16 +30,33 @@ def check_labels(survey: Survey, section: LabelData, kept: np.ndarray, drawn: np
         raise DataError(f"{section.paths[0]}: every row has the label {survey.labels[present[0]]!r}: there is nothing to tell apart", hint=hint)
     small = [label for label in present if 0 < to_part[label] < parts]
     if small:
-        seen = [_too_small(survey, drawn, label, int(to_part[label]), parts) for label in small[:MOST_PROBLEMS]]
+        large = [survey.labels[label] for label in present if to_part[label] >= parts]
+        seen = [_too_small(survey, drawn, label, int(to_part[label]), parts, large) for label in small[:MOST_PROBLEMS]]
         raise DataError("\n".join(seen), hint="give more rows of it, or read it as another class with data.merge_labels")
     notes = [f"label {survey.labels[label]!r} stands in a held-out file and in no training row" for label in present if not to_part[label]]
-    known = {survey.labels[label] for label in present}
+    # A class that is read as another was met, but under the other's name.
+    known = {survey.labels[label] for label in present} | section.merge_labels.keys()
     notes += [f"data.labels: no row has the label {label!r}" for label in section.labels if label not in known]
     forms: dict[str, list[str]] = {}
     for label in present:
         forms.setdefault(label_form(survey.labels[label]), []).append(survey.labels[label])
     notes += [f"labels {', '.join(map(repr, alike))} differ only in form; data.merge_labels makes them one" for alike in forms.values() if len(alike) > 1]
-    return notes + _conflicts(survey, kept)
+    return _merged(survey, section) + notes + _conflicts(survey, kept)
+
+
+def _merged(survey: Survey, section: LabelData) -> list[str]:
+    """Which classes are read as others, over all parts: a file may well have no row of one."""
+    counts = {label: survey.merged[label] for label in section.merge_labels}
+    notes = [f"{_rows(count)} with the label {label!r} {_are(count)} read as {section.merge_labels[label]!r}" for label, count in counts.items() if count]
+    return notes + [f"data.merge_labels: no row has the label {label!r}" for label, count in counts.items() if not count]
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def label_form(label: str) -> str:
@@ -60,9 +78,12 @@ def rows_for_each(counts: np.ndarray, shares: tuple[float, float], labelled: boo
     return test, validation
 
 
-def _too_small(survey: Survey, drawn: np.ndarray, label: int, count: int, parts: int) -> str:
+def _too_small(survey: Survey, drawn: np.ndarray, label: int, count: int, parts: int, large: list[str]) -> str:
     place = survey.place(drawn[np.argmax(survey.label[drawn] == label)])
-    return f"{place}: label {survey.labels[label]!r} has {count} row{'s' * (count > 1)}: cannot be in {SIDES_OF[parts]}; need at least {parts}"
+    name = survey.labels[label]
+    meant = label_meant(name, large)
+    mend = f". Did you mean {meant!r}? data.merge_labels={{{name}: {meant}}}" if meant else ""
+    return f"{place}: label {name!r} has {_rows(count)}: cannot be in {SIDES_OF[parts]}; need at least {parts}{mend}"
 
 
 def _conflicts(survey: Survey, rows: np.ndarray) -> list[str]:
@@ -75,6 +96,7 @@ def _conflicts(survey: Survey, rows: np.ndarray) -> list[str]:
         return []
     number = np.cumsum(new_text)
     count = int(np.isin(number, number[conflicts]).sum())
-    pairs = [sorted((order[at], order[at + 1])) for at in conflicts[:SHOWN_PAIRS]]
+    in_file = np.sort(np.stack([order[conflicts], order[conflicts + 1]], axis=1), axis=1)
+    pairs = in_file[np.lexsort(in_file.T[::-1])][:SHOWN_PAIRS]
     said = ", ".join(" and ".join(f"{survey.place(row)} {survey.labels[survey.label[row]]!r}" for row in pair) for pair in pairs)
     return [f"{count} rows have a text that also stands with another label: {said}{', ...' * (len(conflicts) > SHOWN_PAIRS)}; correct them"]

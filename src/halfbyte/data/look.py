@@ -12,6 +12,7 @@ from halfbyte.data.parts import open_parts
 from halfbyte.data.read import Reading
 from halfbyte.data.split import TRAIN, Split, split_records
 from halfbyte.data.survey import Progress, survey_records
+from halfbyte.errors import RecipeError
 from halfbyte.recipe.load import folder_name, parse_recipe
 from halfbyte.recipe.schema import SettledData, SomeData, TextData
 
@@ -31,6 +32,11 @@ def write_recipe_for(
 
     Raises DataError when the file cannot be read or its columns say nothing, RecipeError for a word that is no key.
     """
+    for word in stated or []:
+        if not word.startswith("data."):
+            raise RecipeError(
+                f"{word}: looking at a file takes keys of data only", hint="write other keys into the recipe, or behind it: halfbyte train RECIPE KEY=VALUE"
+            )
     asked = parse_recipe("", str(file), [f"data.path={_quoted(str(file))}", *(stated or [])]).recipe.data
     readings = open_parts(asked)
     reading = readings[0][1]
@@ -72,7 +78,8 @@ def run_name(file: Path) -> str:
 
 def _data_lines(asked: SomeData, reading: Reading, split: Split, why: dict[str, str], labels: list[str], licence: str | None) -> list[str]:
     section = reading.section
-    said = {"kind": why.get("data", ""), "rows": why.get("rows", "paragraphs of one text"), "test_share": f"{split.decision.value}: {split.decision.reason}"}
+    said = {"kind": why.get("data", ""), "rows": why.get("rows", "paragraphs of one text")}
+    said["test_path" if section.test_path else "test_share"] = f"{split.decision.value}: {split.decision.reason}"
     said |= {"validation_share": "chooses the best checkpoint", "max_length": "tokens of a row", "licence": "of the data; kept beside the model"}
     keys: dict[str, Any] = {"path": section.path, "kind": section.kind, **section.model_dump(exclude_defaults=True)}
     if isinstance(section, TextData):
@@ -82,10 +89,13 @@ def _data_lines(asked: SomeData, reading: Reading, split: Split, why: dict[str, 
         keys.setdefault("max_length", 256 if section.rows == "separate" else 512)
     elif section.kind == "label" and len(labels) <= MOST_CLASSES_NAMED:
         keys.setdefault("labels", sorted(labels))
-        keys.setdefault("instruction", f"Which class is this text? Answer with one of: {', '.join(sorted(labels))}.")
+        keys.setdefault("instruction", f"Which class is this text? Answer with one of: {', '.join(keys['labels'])}.")
         said |= {"labels": "any other is refused", "instruction": "put before every text; write it in your own words"}
     for key in ("max_length", "validation_share", "test_share"):
-        keys.setdefault(key, getattr(section, key))
+        if key.endswith("_share") and keys.get(key.replace("share", "path")):
+            keys.pop(key, None)  # given as a file
+        else:
+            keys.setdefault(key, getattr(section, key))
     keys["licence"] = licence
     if licence is None:
         said["licence"] = "write it here: whoever publishes the model must know what it was made of"

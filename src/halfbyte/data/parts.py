@@ -1,9 +1,6 @@
 """The file of a data section and, where they are given, the files that validate and test; all in the form of the first."""
 
-from collections.abc import Iterator
-
 from halfbyte.data.read import Reading, read_records
-from halfbyte.data.records import Record
 from halfbyte.data.split import TEST, TRAIN, VALIDATION
 from halfbyte.recipe.schema import SomeData
 
@@ -13,8 +10,3 @@ def open_parts(section: SomeData) -> list[tuple[int, Reading]]:
     first = read_records(section)
     given = ((VALIDATION, section.validation_path), (TEST, section.test_path))
     return [(TRAIN, first), *((part, read_records(first.section, path)) for part, path in given if path is not None)]
-
-
-def records_of(section: SomeData) -> Iterator[Record]:
-    """All records, one part behind the other."""
-    return (record for _, reading in open_parts(section) for record in reading.records())

@@ -23,7 +23,7 @@ from halfbyte.data.read import GUTENBERG, Reading
 from halfbyte.data.records import Record
 from halfbyte.data.render import Template, choose_template, render_record
 from halfbyte.data.rows import Problems
-from halfbyte.data.split import OUT, SIDES, TEST, TRAIN, Split, split_records
+from halfbyte.data.split import OUT, SIDES, SMALLEST_TRAIN_ROWS, TEST, TRAIN, VALIDATION, Split, split_records
 from halfbyte.data.store import PARTS, RowWriter, cache_key, find_or_build, stored_rows, tokenizer_hash
 from halfbyte.data.survey import Progress, Survey, survey_records
 from halfbyte.data.tokens import Encoder, Tokens
@@ -39,6 +39,7 @@ DEFAULT_PROMPTS = 3
 OPENING_WORDS = 12
 # Behind the name of a bin.
 SHORTENED = ", prompt shortened"
+BINS = tuple(name + how for name in ("trained", "validation", "test") for how in ("", SHORTENED))
 # Keys that change no row: where the files are is told by their content.
 NOT_IN_ROWS = {"path", "validation_path", "test_path", "licence", "packing"}
 
@@ -63,8 +64,8 @@ class Prepared:
     folder: Path
 
 
-def prepare_data(section: SomeData, seed: int, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Prepared:
-    """Raises DataError when a row cannot be read, or nothing is left to train on."""
+def prepare_data(section: SomeData, seed: int, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None, context: int | None = None) -> Prepared:
+    """`context`: positions of the base, if it says. Raises DataError when a row cannot be read, or nothing is left to train on."""
     readings = open_parts(section)
     settled = readings[0][1].section
     check_kinds(settled)
@@ -72,8 +73,9 @@ def prepare_data(section: SomeData, seed: int, tokenizer: PreTrainedTokenizerBas
     key = cache_key(
         sources=[[part, reading.source.sha256, [os.path.realpath(name) for name in reading.source.files]] for part, reading in readings],
         section=settled.model_dump(mode="json", exclude=NOT_IN_ROWS), seed=seed, template=asdict(template), tokenizer=tokenizer_hash(tokenizer),
+        context=context,
     )  # fmt: skip
-    meta = find_or_build(key, lambda folder: _Build(readings, template, tokenizer, seed, folder, progress).run())
+    meta = find_or_build(key, lambda folder: _Build(readings, template, tokenizer, seed, folder, progress, context).run())
     return _opened(settled, readings[0][1], template, decisions, meta)
 
 
@@ -106,8 +108,10 @@ class _Build:
     """One preparation, from the first reading to the sums."""
 
     def __init__(
-        self, readings: list[tuple[int, Reading]], template: Template, tokenizer: PreTrainedTokenizerBase, seed: int, folder: Path, progress: Progress | None
-    ) -> None:
+        self, readings: list[tuple[int, Reading]], template: Template, tokenizer: PreTrainedTokenizerBase, seed: int, folder: Path, progress: Progress | None,
+        context: int | None,
+    ) -> None:  # fmt: skip
+        self.context = context
         self.readings, self.template, self.seed, self.progress = readings, template, seed, progress
         self.section = readings[0][1].section
         self.encoder = Encoder(tokenizer)
@@ -128,11 +132,11 @@ class _Build:
         prompts = self._write(survey, split)
         self.left_out += split.left_out + skipped
         parts = {part: writer.close() for part, writer in zip(PARTS, self.writers, strict=True)}
-        if not parts["train"]["rows"]:
+        trained = sum(count for name, count in self.bins.items() if name.startswith("trained"))
+        if not parts["train"]["rows"] or (trained < SMALLEST_TRAIN_ROWS and not book):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-            raise DataError(
-                f"{self.section.paths[0]}: 0 of {len(survey)} rows are left to train on: {reasons}", hint="raise data.max_length, or look at the file"
-            )
+            seen = f"{self.section.paths[0]}: {trained} of {len(survey)} rows are left to train on: {reasons}"
+            raise DataError(seen, hint="raise data.max_length, or look at the file")
         decisions = [split.decision, self._supervised(parts["train"])]
         return {
             "parts": parts, "ledger": self._ledger(len(survey) + skipped.total(), parts), "prompts": prompts, "notes": self._notes(survey, split),
@@ -175,7 +179,7 @@ class _Build:
         assert counted == rows_read, f"{rows_read} rows were read and {counted} are accounted for"
         return {
             "records_read": rows_read,
-            "bins": dict(self.bins),
+            "bins": {name: self.bins[name] for name in BINS if self.bins[name]},
             "left_out": [{"reason": reason, "count": count} for reason, count in self.left_out.items()],
             "augmented": self.augmented,
             **{f"{part}_rows": parts[part]["rows"] for part in PARTS},
@@ -202,7 +206,12 @@ class _Build:
         if shortened or too_long:
             enough = self.bill.enough()
             mend = f"; data.max_length={enough} keeps 99 % of the rows whole" if enough > self.section.max_length else ""
+            if mend and self.context and enough > self.context:
+                mend = f"; {enough} would keep 99 % of the rows whole, but the base has {self.context} positions"
             notes.append(f"{_rows(shortened)} shortened, {_rows(too_long)} left out, because they are longer than max_length {self.section.max_length}{mend}")
+        for side in (VALIDATION, TEST):
+            if split.count(side) and not any(name.startswith(SIDES[side]) for name in self.bins):
+                notes.append(f"none of the {_rows(split.count(side))} for {SIDES[side]} is left, so nothing is measured on them")
         if self.section.augment and not self.augmented:
             notes.append(f"data.augment made no copy: {', '.join(self.section.augment)} found nothing to change")
         return notes
@@ -257,12 +266,14 @@ class _TextSink:
         self.name = "trained" if side == TRAIN else SIDES[side]
         self.held: list[Record] = []
         self.characters = 0
+        self.file: str | None = None
         self.book: list[BlockCutter] = []
         """Of the book that is being cut; none before its first piece."""
 
     def take(self, record: Record) -> None:
-        if self.section.rows == "book" and self.held and self.held[-1].file != record.file:
-            self._end_book()
+        if self.section.rows == "book" and self.file not in (None, record.file):
+            self.close()  # a file is a text of its own
+        self.file = record.file
         self.held.append(record)
         self.characters += len(record.text)
         if self.characters >= BATCH_CHARACTERS or (self.section.rows == "separate" and len(self.held) == BATCH):

@@ -42,25 +42,38 @@ class Asked:
 class Probe(str):
     """A content that is watched."""
 
-    asked: Asked
+    _asked: Asked
+    """Out of a template's reach, as is all that begins with an underscore."""
 
     @classmethod
     def of(cls, text: str, asked: Asked) -> "Probe":
         probe = cls(text)
-        probe.asked = asked
+        probe._asked = asked
         return probe
 
     def _watched(self, value: Any) -> Any:
         """What a method answers, watched too."""
         if isinstance(value, list | tuple):
             return type(value)(self._watched(part) for part in value)
-        return Probe.of(value, self.asked) if isinstance(value, str) else value
+        return Probe.of(value, self._asked) if isinstance(value, str) else value
 
     def __str__(self) -> str:
         return self
 
     def __bool__(self) -> bool:
         return True
+
+    # Jinja's sandbox knows the format methods of strings by what they are, and guards them: they must stay what they are.
+
+    @property
+    def format(self) -> Any:
+        self._asked.other = True
+        return super().format
+
+    @property
+    def format_map(self) -> Any:
+        self._asked.other = True
+        return super().format_map
 
     def __add__(self, other: str) -> str:
         return self._watched("".join([self, other]))
@@ -74,7 +87,7 @@ def _noting(name: str) -> Callable[..., Any]:
     method = getattr(str, name)
 
     def ask(self: Probe, *arguments: Any) -> Any:
-        self.asked.note(name, [text for given in arguments for text in (given if isinstance(given, tuple) else [given])])
+        self._asked.note(name, [text for given in arguments for text in (given if isinstance(given, tuple) else [given])])
         return self._watched(method(self, *arguments))
 
     return ask
@@ -90,5 +103,5 @@ def concat(parts: Iterable[str]) -> str:
     text = "".join(parts)
     for part in parts:
         if isinstance(part, Probe):
-            return Probe.of(text, part.asked)
+            return Probe.of(text, part._asked)
     return text

@@ -15,10 +15,10 @@ from halfbyte.data.kinds import Seen, settle
 from halfbyte.data.personal import redact
 from halfbyte.data.records import Record
 from halfbyte.data.rows import Problems, Row
-from halfbyte.data.shapes import Refused, merged, shape_for
+from halfbyte.data.shapes import LEFT_AWAY, LEFT_AWAY_ONCE, Refused, shape_for
 from halfbyte.errors import DataError
 from halfbyte.recipe.plan import Decision
-from halfbyte.recipe.schema import LabelData, SettledData, SomeData, TextData
+from halfbyte.recipe.schema import SettledData, SomeData, TextData
 
 __all__ = ["GUTENBERG", "Reading", "Refused", "read_records"]
 
@@ -36,6 +36,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     """Of the last reading, once it is through."""
     redacted: Counter[str] = field(default_factory=Counter)
+    merged: Counter[str] = field(default_factory=Counter)
+    """Rows of each class that data.merge_labels reads as another; told by labels.py, over all parts."""
 
     def outcomes(self) -> Iterator[Record | Refused]:
         """One for each row that could be read, in order: what it says, or why it says nothing.
@@ -49,10 +51,9 @@ class Reading:
             stream = without_gutenberg(stream, self.notes)
         yield from self._redacted(stream) if self.section.redact else stream
         problems.raise_if_any()
-        self.notes += [f"{count} {what}" for what, count in told.items()]
-        if isinstance(self.section, LabelData):
-            unmet = [label for label, other in self.section.merge_labels.items() if merged(label, other) not in told]
-            self.notes += [f"data.merge_labels: no row has the label {label!r}" for label in unmet]
+        if ends := told.pop(LEFT_AWAY, 0):
+            self.notes.append(f"{ends} {LEFT_AWAY}" if ends > 1 else LEFT_AWAY_ONCE)
+        self.merged = told
         if self.redacted:
             said = ", ".join(f"{count} {kind}" for kind, count in sorted(self.redacted.items()))
             self.notes.append(f"{said} replaced by tags; what no pattern finds stays, so the data are not anonymous")

@@ -12,8 +12,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import regex
+
 from halfbyte.data.records import Message, Record
 from halfbyte.data.rows import Row
+from halfbyte.errors import DataError
 from halfbyte.recipe.schema import (
     InstructionData,
     LabelData,
@@ -28,9 +31,15 @@ from halfbyte.recipe.schema import (
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 SHAREGPT_ROLES = {**ROLES, "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
+# Who speaks for a program, and the keys under which an assistant calls one, in OpenAI's format and in ShareGPT's.
+TOOL_ROLES = {"tool", "function", "function_call", "tool_call", "function_response", "tool_response", "observation"}
+TOOL_CALLS = ("tool_calls", "function_call")
+# Seconds for data.label_pattern in one cell, most of which take less than a thousandth.
+LONGEST_SEARCH_S = 2
 # Of a cell or of the list of classes, in a message.
 SHOWN_CHARACTERS, SHOWN_CLASSES = 60, 12
 LEFT_AWAY = "conversations end with a turn that no answer follows, which is left away"
+LEFT_AWAY_ONCE = "1 conversation ends with a turn that no answer follows, which is left away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ Shape = Callable[[Row], Record | Refused]
 
 
 def shape_for(section: SettledData, told: Counter[str]) -> Shape:
-    """The function that makes records of rows; in `told` it counts what it left away or read as something else."""
+    """The function that makes records of rows; in `told` it counts what it left away (LEFT_AWAY) and classes that it read as another."""
     shape, column = _SHAPES[section.kind], section.group_column
     if column is None:
         return lambda row: shape(row, section, told)
@@ -73,11 +82,6 @@ def turn_marks(user_tag: str, assistant_tag: str) -> re.Pattern[str]:
     ways = {"user": user_tag, "assistant": assistant_tag}
     longest_first = sorted(ways, key=lambda role: len(ways[role]), reverse=True)
     return re.compile("|".join(rf"{'^[ ]*' if ways[role][:1].isalnum() else ''}(?P<{role}>{re.escape(ways[role])})" for role in longest_first), re.MULTILINE)
-
-
-def merged(label: str, other: str) -> str:
-    """How `told` counts a class that is read as another."""
-    return f"rows with the label {label!r} are read as {other!r}"
 
 
 def _refuse(row: Row, reason: str, seen: str, bad: bool = False) -> Refused:
@@ -133,12 +137,16 @@ def _label_record(row: Row, section: LabelData, told: Counter[str]) -> Record | 
     if not text.strip() or not label:
         return _refuse(row, "empty text or label", f"the {'label' if text.strip() else 'text'} is empty")
     if section.label_pattern:
-        found = re.search(section.label_pattern, label)
+        try:
+            found = regex.search(section.label_pattern, label, timeout=LONGEST_SEARCH_S)
+        except TimeoutError as error:
+            seen = f"{row.file}:{row.line}: data.label_pattern is not done with {label[:SHOWN_CHARACTERS]!r} after {LONGEST_SEARCH_S} s"
+            raise DataError(seen, hint="write it without one repetition inside another") from error
         if not found or not found.group(1):
             return _refuse(row, "no class found", f"data.label_pattern finds no class in {label[:SHOWN_CHARACTERS]!r}", bad=True)
         label = found.group(1)
     if label in section.merge_labels:
-        told[merged(label, section.merge_labels[label])] += 1
+        told[label] += 1
         label = section.merge_labels[label]
     if section.labels and label not in section.labels:
         return _refuse(row, "unknown label", _unknown_label(label, section.labels), bad=True)
@@ -146,10 +154,19 @@ def _label_record(row: Row, section: LabelData, told: Counter[str]) -> Record | 
     return replace(record, label=label) if isinstance(record, Record) else record
 
 
+def label_meant(label: str, labels: list[str]) -> str | None:
+    """The class that a mistyped one was meant to be. Not: neu for neg, class 1 for class 2, happy for unhappy."""
+    for near in difflib.get_close_matches(label, labels, n=3, cutoff=0.75):
+        same_digits = re.sub(r"\D", "", near) == re.sub(r"\D", "", label)
+        if same_digits and near != label and not near.endswith(label) and not label.endswith(near):
+            return near
+    return None
+
+
 def _unknown_label(label: str, labels: list[str]) -> str:
-    near = difflib.get_close_matches(label, labels, n=1, cutoff=0.6)
+    near = label_meant(label, labels)
     shown = ", ".join(labels[:SHOWN_CLASSES]) + ", ..." * (len(labels) > SHOWN_CLASSES)
-    return f"label {label[:SHOWN_CHARACTERS]!r} not in [{shown}]" + (f". Did you mean {near[0]!r}?" if near else "")
+    return f"label {label[:SHOWN_CHARACTERS]!r} not in [{shown}]" + (f". Did you mean {near!r}?" if near else "")
 
 
 def _tagged_record(row: Row, section: TaggedData, told: Counter[str]) -> Record | Refused:
@@ -187,6 +204,13 @@ def _listed_turns(row: Row, column: str, keys: tuple[tuple[str, str], ...], role
         found = turn if isinstance(turn, dict) else {}
         role_key, content_key = next((pair for pair in keys if pair[0] in found), keys[0])
         role, content = found.get(role_key), found.get(content_key)
+        if str(role).strip().lower() in TOOL_ROLES or (not content and any(found.get(key) for key in TOOL_CALLS)):
+            mend = "drop those turns, or set data.on_bad_row=skip"
+            return _refuse(row, "tool call", f"message {number}: role {str(role)[:SHOWN_CHARACTERS]!r}: tool calls are not supported: {mend}", bad=True)
+        content, strange = _joined_parts(content)
+        if strange:
+            cause = "images are not read" if "image" in strange else "only text is read"
+            return _refuse(row, "content that is no text", f"message {number}: a part is {strange[:SHOWN_CHARACTERS]!r}: {cause}", bad=True)
         if not isinstance(role, str) or not isinstance(content, str):
             missing = role_key if not isinstance(role, str) else content_key
             what = f"{missing!r} is {named_type(found.get(missing))}, need text" if found else f"is {named_type(turn)}, need an object"
@@ -195,6 +219,15 @@ def _listed_turns(row: Row, column: str, keys: tuple[tuple[str, str], ...], role
             return _refuse(row, "unknown role", f"message {number}: role {role[:SHOWN_CHARACTERS]!r} unknown{_sharegpt(found, roles)}", bad=True)
         turns.append({"role": roles[role.strip().lower()], "content": content})
     return _conversation(row, turns, told)
+
+
+def _joined_parts(content: Any) -> tuple[Any, str]:
+    """Content that OpenAI's format parts ([{"type": "text", "text": ...}]) as one text, or the first type that is no text. Anything else as it is."""
+    if not isinstance(content, list) or not content or not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
+        return content, ""
+    strange = next((part["type"] for part in content if part["type"] != "text"), "")
+    texts = [part.get("text") for part in content]
+    return ("".join(texts) if all(isinstance(text, str) for text in texts) else content), strange
 
 
 def _sharegpt(turn: dict[str, Any], roles: dict[str, str]) -> str:

@@ -20,7 +20,12 @@ Kind = Literal["trained", "context", "padding", "role"]
 # Bytes of one character may stand in up to four tokens.
 TOKENS_OF_A_CHARACTER = 4
 HALF = "\ufffd"
-LEGEND = {"trained": "trained (in the loss)", "context": "read, not trained", "padding": "padding", "role": "who speaks"}
+LEGEND: dict[Kind, str] = {"trained": "trained (in the loss)", "context": "read, not trained", "padding": "padding", "role": "who speaks"}
+# Which of them a stage has, and how what trains is called before its length was looked at.
+KINDS_OF_STAGE: dict[str, tuple[Kind, ...]] = {
+    "record": ("trained", "context", "role"), "example": ("trained", "context"), "tokens": ("trained", "context"), "batch": ("trained", "context", "padding"),
+}  # fmt: skip
+BEFORE_FITTING = "to be trained, if the row is kept and fits"
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Shown:
 def show_records(records: Iterable[Record], count: int) -> Iterator[Shown]:
     for record in islice(records, count):
         turns = [span for m in record.messages for span in (Span(m["role"], "role"), Span(m["content"], "trained" if m["role"] == "assistant" else "context"))]
-        label = f"  label {record.label!r}" if record.label else ""
-        group = f"  group {record.group!r}" if record.group else ""
+        label = f" · label {record.label!r}" if record.label else ""
+        group = f" · group {record.group!r}" if record.group else ""
         yield Shown(f"{record.file}:{record.line}{label}{group}", turns or [Span(record.text, "trained")])
 
 
@@ -56,7 +61,7 @@ def show_examples(records: Iterable[Record], template: Template, tokenizer: PreT
 def show_rows(rows: Iterable[Tokens], tokenizer: PreTrainedTokenizerBase, count: int) -> Iterator[Shown]:
     for row in islice(rows, count):
         documents = f", {len(row.documents)} documents" if len(row.documents) > 1 else ""
-        title = f"{row.file}:{row.line}  {row.supervised} of {len(row.ids)} tokens trained{documents}"
+        title = f"{row.file}:{row.line} · {row.supervised} of {len(row.ids)} tokens trained{documents}"
         starts = {0, *accumulate(row.documents)}
         trained = [flag and place not in starts for place, flag in enumerate(row.trained)]
         yield Shown(title, _token_spans(row.ids, ["trained" if flag else "context" for flag in trained], tokenizer))
@@ -70,7 +75,7 @@ def show_batch(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> Iterator[Sho
         spans = _token_spans(batch.ids[row].tolist()[:length], kinds[:length], tokenizer)
         if len(labels) > length:
             spans.append(Span(f"{len(labels) - length} x padding", "padding"))
-        yield Shown(f"row {row + 1}  {kinds.count('trained')} of {length} tokens trained, {len(labels) - length} padding", spans)
+        yield Shown(f"row {row + 1} · {kinds.count('trained')} of {length} tokens trained, {len(labels) - length} padding", spans)
 
 
 def _token_spans(ids: Sequence[int], kinds: Sequence[Kind], tokenizer: PreTrainedTokenizerBase) -> list[Span]:
@@ -90,11 +95,17 @@ def _token_spans(ids: Sequence[int], kinds: Sequence[Kind], tokenizer: PreTraine
     return spans
 
 
-def to_page(shown: Iterable[Shown], title: str, facts: Sequence[tuple[str, str]]) -> str:
+def legend_of(stage: str) -> list[tuple[Kind, str]]:
+    """What the colours of a stage mean."""
+    early = {"trained": BEFORE_FITTING} if stage in ("record", "example") else {}
+    return [(kind, early.get(kind, LEGEND[kind])) for kind in KINDS_OF_STAGE[stage]]
+
+
+def to_page(shown: Iterable[Shown], title: str, facts: Sequence[tuple[str, str]], stage: str) -> str:
     """One HTML file that needs no network. `facts` stand above the rows."""
     head = "".join(f"<tr><th scope=row>{_escaped(name)}</th><td>{_escaped(value)}</td></tr>" for name, value in facts)
     rows = "".join(f"<section><h2>{_escaped(one.title)}</h2><p class=text>{_marked(one.spans)}</p></section>\n" for one in shown)
-    legend = "".join(f"<li><span class={kind}>{escape(meaning)}</span></li>" for kind, meaning in LEGEND.items())
+    legend = "".join(f"<li><span class={kind}>{escape(meaning)}</span></li>" for kind, meaning in legend_of(stage))
     return _PAGE.format(title=_escaped(title), facts=head, legend=legend, rows=rows)
 
 

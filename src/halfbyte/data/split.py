@@ -2,7 +2,7 @@
 
 A book is split where it stands: its end is the test part, what comes before that validates, with a gap between, so that
 neighbouring pages do not tell on each other. Other rows are drawn by hash, so that adding or reordering rows moves few others;
-rows that share a prompt, a response or a group, or are nearly the same, stay together; classes keep their shares.
+rows that share a prompt, a response, the first exchange of a conversation or a group, or are nearly the same, stay together; classes keep their shares.
 Parts that are given as files are compared with each other, and what they share is told with its lines.
 """
 
@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from pydantic.fields import FieldInfo
 
 from halfbyte.data.labels import check_labels, rows_for_each
 from halfbyte.data.near import connected, equal_keys
 from halfbyte.data.survey import Survey, left_out
 from halfbyte.errors import DataError
 from halfbyte.recipe.plan import Decision
-from halfbyte.recipe.schema import LabelData, SettledData, TextData
+from halfbyte.recipe.schema import InstructionData, LabelData, MessagesData, SettledData, ShareGPTData, TaggedData, TextData
 
 SMALLEST_TRAIN_ROWS = 2
+# More rows with one first exchange than this, and than this share of all, are no turns of one conversation.
+MOST_WITH_AN_OPENING, LARGEST_OPENING_SHARE = 20, 0.05
 TRAIN, VALIDATION, TEST, OUT = 0, 1, 2, 3
 SIDES = ("train", "validation", "test")
 # A gap never takes more than this share of a book.
@@ -46,13 +49,13 @@ class Split:
 
 def split_records(survey: Survey, section: SettledData, seed: int = 0) -> Split:
     """Raises DataError when too little is left to train on, or a class is too small to be on all sides."""
-    book = isinstance(section, TextData) and section.rows == "book"
+    book = section if isinstance(section, TextData) and section.rows == "book" else None
     split = Split(np.where(survey.refused > 0, OUT, survey.part).astype(np.uint8), Decision("split", "", ""), left_out(survey))
+    split.notes += _idle_keys(section)
     if not book:
         _leave_out_copies(survey, section, split)
     given = [part for part in (VALIDATION, TEST) if (survey.part == part).any()]
-    if given:
-        _compare_given(survey, section, split)
+    leaks_told = bool(given) and _compare_given(survey, section, split)
     shares = (0.0 if VALIDATION in given else section.validation_share, 0.0 if TEST in given else section.test_share)
     rows = np.flatnonzero(split.side == TRAIN)
     if isinstance(section, LabelData):
@@ -60,22 +63,66 @@ def split_records(survey: Survey, section: SettledData, seed: int = 0) -> Split:
     reasons = ["as given"] if given else []
     if not any(shares):
         reasons += [] if given else ["nothing is held out"]
-    elif isinstance(section, TextData) and book:
-        reasons.append(_split_book(survey, split, rows, shares, section.gap))
+    elif book and len(rows) == 1:
+        hint = f"{_more_pieces(book)}, or hold nothing out with data.validation_share=0 data.test_share=0"
+        raise DataError(f"{section.paths[0]}: the text is in one piece, so nothing can be held out of it", hint=hint)
+    elif book:
+        reasons.append(_split_book(survey, split, rows, shares, book))
     else:
         reasons += _draw(survey, section, split, rows, shares, seed)
-    known = 0 if isinstance(section, LabelData | TextData) else _known_answers(survey, split)
+    # Where test rows that also train are told, their answers are no news.
+    known = 0 if leaks_told or isinstance(section, LabelData | TextData) else _known_answers(survey, split)
     if known:
         reasons.append(f"{known} of {split.count(TEST)} test responses also stand in training")
     sizes = [split.count(side) for side in (TRAIN, VALIDATION, TEST)]
     split.decision = Decision("split", f"{sizes[0]} train, {sizes[1]} validation, {sizes[2]} test records", "; ".join(reasons))
-    if sizes[TRAIN] < SMALLEST_TRAIN_ROWS:
+    if sizes[TRAIN] < (1 if book else SMALLEST_TRAIN_ROWS):
         said = "".join(f", {count} {what}" for what, count in split.left_out.items())
-        raise DataError(
-            f"{section.paths[0]}: {len(survey)} rows leave {sizes[TRAIN]} to train on{said}",
-            hint="give more rows, or lower data.validation_share and data.test_share",
-        )
+        count = f"{len(survey)} row leaves" if len(survey) == 1 else f"{len(survey)} rows leave"
+        raise DataError(f"{section.paths[0]}: {count} {sizes[TRAIN]} to train on{said}", hint=_more_rows(survey, section, split))
     return split
+
+
+def _idle_keys(section: SettledData) -> list[str]:
+    """Keys that are stated and change nothing here."""
+    if not isinstance(section, TextData):
+        return []
+    if section.rows == "book":
+        keys: tuple[str, ...] = ("group_column", "near_duplicates", "keep_duplicates")
+        why = "a book is kept as it stands, and its end is held out"
+    else:
+        keys = ("gap", "separator")
+        why = "the rows are texts of their own (data.rows=separate)"
+    fields: dict[str, FieldInfo] = {**type(section).model_fields}
+    stated = [f"data.{key}" for key in keys if getattr(section, key) != fields[key].default]
+    return [f"{', '.join(stated)} does nothing: {why}"] if stated else []
+
+
+def _more_rows(survey: Survey, section: SettledData, split: Split) -> str:
+    """The mend for what took most of the rows."""
+    held_out = split.count(VALIDATION) + split.count(TEST)
+    (reason, count), *_ = split.left_out.most_common(1) or [("", 0)]
+    if count > held_out and "empty" in reason:
+        answers = isinstance(section, InstructionData)
+        keys = ["data.instruction_column", "data.output_column"] if answers else [f"data.{key}" for key in type(section).model_fields if _is_text_key(key)]
+        return f"fill the column{'s' * (len(keys) > 1)}, or name {'others' if len(keys) > 1 else 'another'} with {' and '.join(keys)}"
+    if count > held_out and reason == "exact duplicate":
+        return "give more rows that differ, or keep repeated ones with data.keep_duplicates=true"
+    if count > held_out and reason == "near-duplicate":
+        return "give more rows that differ, or take out data.near_duplicates=drop"
+    if section.drop_overlap and sum(lost for why, lost in split.left_out.items() if why.startswith("also in the given")) > held_out:
+        return "take out data.drop_overlap, or give files that differ"
+    if isinstance(section, TextData) and section.rows == "book":
+        return _more_pieces(section)
+    return "give more rows, or lower data.validation_share and data.test_share"
+
+
+def _is_text_key(key: str) -> bool:
+    return key == "column" or (key.endswith("_column") and key not in ("group_column", "input_column"))
+
+
+def _more_pieces(section: TextData) -> str:
+    return "put blank lines between its paragraphs" if section.column is None else "part it into more rows"
 
 
 def _drop(split: Split, rows: np.ndarray, reason: str) -> None:
@@ -105,6 +152,13 @@ def _repeated(keys: np.ndarray) -> np.ndarray:
     return again
 
 
+def _openings(survey: Survey) -> np.ndarray:
+    """(N,) hashes of first exchanges; 0 where so many rows share one that it is a greeting, and makes one conversation of nothing."""
+    found, number, counts = np.unique(survey.opening, return_inverse=True, return_counts=True)
+    greeting = counts > max(MOST_WITH_AN_OPENING, LARGEST_OPENING_SHARE * len(survey))
+    return np.where(greeting[number], 0, found[number])
+
+
 def _same(keys: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Edges between the rows of equal keys, of those that `among` (N,) bool lets in."""
     return equal_keys(np.where(among, keys, 0).astype(np.uint64))
@@ -113,17 +167,21 @@ def _same(keys: np.ndarray, among: np.ndarray) -> np.ndarray:
 # Parts that are given
 
 
-def _compare_given(survey: Survey, section: SettledData, split: Split) -> None:
+def _compare_given(survey: Survey, section: SettledData, split: Split) -> bool:
     """Notes the rows of one part that stand, or nearly, in another; with drop_overlap leaves out those that would train.
 
-    What is nearly the same as something that is nearly the same counts too.
+    What is nearly the same as something that is nearly the same counts too. Says whether the test part has rows that train.
     """
+    leaks_told = False
     kept = split.side != OUT
-    asked = _same(survey.asked, kept)
+    is_text = isinstance(section, TextData)
+    asked, opening = _same(survey.asked, kept), _same(_openings(survey), kept)
     ways = {
         "word for word": connected(len(survey), _same(survey.whole, kept)),
-        "but for case and blanks" if isinstance(section, TextData) else "with the same prompt": connected(len(survey), asked),
-        "nearly the same" if isinstance(section, TextData) else "with nearly the same prompt": connected(len(survey), asked, survey.near),
+        "but for case and blanks" if is_text else "with the same prompt": connected(len(survey), asked),
+        "with the same first exchange": connected(len(survey), asked, opening),
+        "nearly the same" if is_text else "with nearly the same prompt": connected(len(survey), asked, opening, survey.near),
+        "of the same group (data.group_column)": connected(len(survey), asked, opening, survey.near, _same(survey.group, kept)),
     }
     for held, other in ((TEST, TRAIN), (TEST, VALIDATION), (VALIDATION, TRAIN)):
         here, there = split.side == held, split.side == other
@@ -138,14 +196,18 @@ def _compare_given(survey: Survey, section: SettledData, split: Split) -> None:
                 said.append(f"{len(rows)} {way} (first {', '.join(f'{survey.place(row)} = {survey.place(twin)}' for row, twin in pairs)})")
         if not said:
             continue
+        leaks_told |= (held, other) == (TEST, TRAIN)
         mend = "mend one of the two files"
-        if other == TRAIN:
+        if np.intersect1d(survey.file[here], survey.file[there]).size:
+            mend = f"data.{SIDES[held]}_path names a file that is also {'data.path' if other == TRAIN else 'data.validation_path'}: name another"
+        elif other == TRAIN:
             mend = "data.drop_overlap=true leaves out those that train"
             if section.drop_overlap:
                 mend = "those that train are left out"
                 # `both` is of the widest way now.
                 _drop(split, np.flatnonzero(there & both), f"also in the given {SIDES[held]} file")
         split.notes.append(f"{int(told.sum())} of {int(here.sum())} {SIDES[held]} rows also stand in {SIDES[other]}: {', '.join(said)}; {mend}")
+    return leaks_told
 
 
 def _known_answers(survey: Survey, split: Split) -> int:
@@ -155,7 +217,7 @@ def _known_answers(survey: Survey, split: Split) -> int:
 # A book
 
 
-def _split_book(survey: Survey, split: Split, rows: np.ndarray, shares: tuple[float, float], gap: int) -> str:
+def _split_book(survey: Survey, split: Split, rows: np.ndarray, shares: tuple[float, float], section: TextData) -> str:
     """Contiguous, measured in characters: train | gap | validation | gap | test."""
     lengths = survey.characters[rows].astype(np.int64)
     ends = np.cumsum(lengths)
@@ -163,7 +225,14 @@ def _split_book(survey: Survey, split: Split, rows: np.ndarray, shares: tuple[fl
     train_end, validation_end = total * (1 - shares[0] - shares[1]), total * (1 - shares[1])
     side = np.where(ends <= train_end, TRAIN, np.where(ends <= validation_end, VALIDATION, TEST)).astype(np.uint8)
     split.side[rows] = side
-    gap = min(gap, int(total * LARGEST_GAP_SHARE))
+    for later, share in ((VALIDATION, shares[0]), (TEST, shares[1])):
+        found = lengths[side == later].sum() / max(1, total)
+        if abs(found - share) > share / 2:
+            pieces = f"{len(rows)} {'paragraphs' if section.column is None else 'rows'}"
+            split.notes.append(
+                f"{SIDES[later]} has {found:.0%} of the characters instead of {share:.0%}, because the text has only {pieces}: {_more_pieces(section)}"
+            )
+    gap = min(section.gap, int(total * LARGEST_GAP_SHARE))
     left = 0
     for later in (VALIDATION, TEST):
         places = np.flatnonzero(side == later)
@@ -190,6 +259,7 @@ def _draw(survey: Survey, section: SettledData, split: Split, rows: np.ndarray, 
     label = survey.label if labelled else np.zeros(len(survey), dtype=np.int32)
     wanted = dict(zip((TEST, VALIDATION), rows_for_each(np.bincount(label[rows]), shares, labelled), strict=True))
     asked = {side: sum(counts) for side, counts in wanted.items()}
+    _note_what_rounds_to_nothing(split, len(rows), {VALIDATION: shares[0], TEST: shares[1]}, asked)
     together, reason = _bonds(survey, section, split.side == TRAIN, max(asked.values()))
     order, starts = _ordered(survey, rows, together, seed)
     _fill(split, order, starts, label, wanted)
@@ -203,11 +273,28 @@ def _draw(survey: Survey, section: SettledData, split: Split, rows: np.ndarray, 
             split.side[order[starts[group] : starts[group + 1]]] = side
     for side, count in asked.items():
         if 2 * split.count(side) < count:
-            cause = "data.group_column" if (survey.group[rows] > 0).any() else "data.near_duplicates"
-            split.notes.append(
-                f"{split.count(side)} of {count} {SIDES[side]} rows could be held out: {int(sizes.max())} of {len(rows)} rows belong together ({cause})"
-            )
+            said = f"{split.count(side)} of {count} {SIDES[side]} rows could be held out: {int(sizes.max())} of {len(rows)} rows belong together"
+            split.notes.append(f"{said} {_what_binds(survey, rows, int(sizes.max()))}")
     return ["drawn by hash", reason, *(["every class has its share in each part"] if labelled else [])]
+
+
+def _note_what_rounds_to_nothing(split: Split, count: int, shares: dict[int, float], asked: dict[int, int]) -> None:
+    empty = [side for side, share in shares.items() if share and not asked[side]]
+    if empty and not any(asked.values()):
+        split.notes.append(f"nothing could be held out of {count} row{'s' * (count != 1)}: give more rows, or a larger data.test_share")
+    elif empty:
+        side = SIDES[empty[0]]
+        split.notes.append(f"nothing could be held out of {count} rows for {side}: give more rows, or a larger data.{side}_share")
+
+
+def _what_binds(survey: Survey, rows: np.ndarray, largest: int) -> str:
+    """The cause of a group that is too large to be held out, and the mend."""
+    if (survey.group[rows] > 0).any():
+        return "(data.group_column): name a column with smaller groups, or take it out, which parts them"
+    same = connected(len(survey), _same(survey.asked, np.isin(np.arange(len(survey)), rows)))
+    if 2 * np.bincount(same[rows]).max() > largest:
+        return "(they ask the same): give the part as a file of its own"
+    return "(data.near_duplicates): data.near_duplicates=ignore parts them"
 
 
 def _bonds(survey: Survey, section: SettledData, drawn: np.ndarray, wanted: int) -> tuple[np.ndarray, str]:
@@ -215,8 +302,11 @@ def _bonds(survey: Survey, section: SettledData, drawn: np.ndarray, wanted: int)
 
     A response binds too, unless so many rows share one (labels, "I don't know") that the held-out parts would hold nothing but rare ones.
     """
-    together = connected(len(survey), _same(survey.group, drawn), _same(survey.asked, drawn), survey.near)
+    edges = [_same(keys, drawn) for keys in (survey.group, survey.asked, _openings(survey))]
+    together = connected(len(survey), *edges, survey.near)
     shared = ["a text" if isinstance(section, TextData) else "a prompt"]
+    if isinstance(section, MessagesData | ShareGPTData | TaggedData):
+        shared.append("a first exchange")
     if not isinstance(section, LabelData | TextData):
         wider = connected(len(survey), np.stack([np.arange(len(survey)), together], axis=1), _same(survey.answered, drawn))
         largest, larger = (int(np.bincount(alike[drawn]).max()) for alike in (together, wider))
@@ -226,7 +316,11 @@ def _bonds(survey: Survey, section: SettledData, drawn: np.ndarray, wanted: int)
     if survey.group[drawn].any():
         shared.append("a group")
     near = "" if section.near_duplicates == "ignore" else ", or are nearly the same,"
-    return together, f"rows that share {' or '.join(shared)}{near} stay on one side"
+    return together, f"rows that share {_listed(shared)}{near} stay on one side"
+
+
+def _listed(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _ordered(survey: Survey, rows: np.ndarray, together: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -150,7 +150,8 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     said = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     marks = json.dumps({name: str(mark) for name, mark in tokenizer.special_tokens_map.items()}, sort_keys=True)
-    return hashlib.sha256("\0".join([said, marks, str(tokenizer.chat_template)]).encode("utf-8", "surrogatepass")).hexdigest()
+    settings = json.dumps({name: str(value) for name, value in tokenizer.init_kwargs.items() if name != "name_or_path"}, sort_keys=True)
+    return hashlib.sha256("\0".join([said, marks, settings, str(tokenizer.chat_template)]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find_or_build(key: str, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

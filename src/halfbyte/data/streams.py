@@ -1,6 +1,7 @@
 """A path -> text: packing and encoding found, the bytes hashed and looked through once, so that reading meets no surprise."""
 
 import codecs
+import errno
 import gzip
 import hashlib
 import io
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, NoReturn, TextIO, cast
 
 from halfbyte.data.rows import LARGEST_CELL, TOO_LARGE
 from halfbyte.errors import DataError, IntegrityError
@@ -46,6 +47,14 @@ NOT_TEXT = (
     (b"\xff\xd8\xff", "a picture", "give a file of data"),
     *((bytes([0x80, protocol]), "a pickled Python object", "save as JSONL or CSV") for protocol in range(2, 6)),
 )
+# What a zip archive is by its ending.
+ZIPPED = {
+    ".xlsx": ("an Excel workbook", "save as CSV"),
+    ".docx": ("a Word document", "save its text as .txt"),
+    ".ods": ("a spreadsheet", "save as CSV"),
+    ".odt": ("a text document", "save its text as .txt"),
+    ".zip": ("a zip archive", "unpack it, and give the file or the folder"),
+}
 # Byte-order marks, the longer first: how the encoding is called, and the codec that takes the mark away.
 MARKS = (
     (b"\xff\xfe\x00\x00", "UTF-32", "utf-32"),
@@ -85,9 +94,8 @@ def ending_of(path: str) -> str:
 
 def examine(path: str, asked: str | None) -> File:
     """Reads the file once. Raises DataError for a file that is none, is empty, is no text, or whose text cannot be decoded."""
+    refuse_no_file(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            raise DataError(f"{path}: is no file", hint="give a file, or take it out of the folder")
         stamp = _stamp(path)
         with open(path, "rb") as raw:
             packing = _find_packing(path, raw.read(8))
@@ -101,6 +109,30 @@ def examine(path: str, asked: str | None) -> File:
         return File(path, ending_of(path), packing, "", _look_through(path, packing, "").sha256, stamp, [], notes)
     encoding, sha256, decision = _find_encoding(path, packing, head, asked)
     return File(path, ending_of(path), packing, encoding, sha256, stamp, [decision] if decision else [], notes)
+
+
+def refuse_no_file(path: str) -> None:
+    """Raises DataError for a link that leads nowhere, and for what is there and no file: opening a pipe would wait for its writer."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        if os.path.islink(path):
+            what = "which leads in a circle" if isinstance(error, OSError) and error.errno == errno.ELOOP else "which is not there"
+            raise DataError(f"{path}: is a link to {os.readlink(path)}, {what}", hint="mend the link, or give the file itself") from error
+        raise _cannot_read(path, error) from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: is a pipe or device, not a file", hint="save it first, and give the file")
+
+
+def refuse_ending(path: str, endings: tuple[str, ...]) -> NoReturn:
+    """For a file whose ending is not read: says what it looks like, if that is known."""
+    with open(path, "rb") as raw:
+        packing = _find_packing(path, raw.read(8))
+    with reading(path, packing) as stream:
+        _refuse_what_is_no_text(path, stream.read(512))
+    ending = ending_of(path)
+    what = f"files that end in {ending!r} are not read" if ending else "has no ending, which says what a file is"
+    raise DataError(f"{path}: {what}", hint=f"use one of {', '.join(endings)}, packed with .gz, .xz or .zst if you like")
 
 
 @contextmanager
@@ -187,6 +219,7 @@ def _refuse_what_is_no_text(path: str, head: bytes) -> None:
         if head.startswith(start) or (start.isascii() and start.islower() and head[: len(start)].lower() == start):
             if start == b"PAR1" and ending_of(path) == ".parquet":
                 return
+            what, mend = ZIPPED.get(ending_of(path), (what, mend)) if start == NOT_TEXT[0][0] else (what, mend)
             raise DataError(f"{path}: looks like {what}", hint=mend)
     for ending, start in PACKED.items():
         if head.startswith(start):

@@ -1,6 +1,6 @@
 """Records -> a few numbers about each: enough to split millions of rows without holding one of them.
 
-Sixty bytes a row: hashes of what it asks, answers and says in all, its group, label, length and line. Signatures of near-duplicates
+Seventy bytes a row: hashes of what it asks, answers, begins with and says in all, its group, label, length and line. Signatures of near-duplicates
 are in temporary files (near.py). Rows that say nothing have a bin of the ledger instead.
 """
 
@@ -29,7 +29,19 @@ MOST_LABELS = 65_536
 Progress = Callable[[str, int], None]
 """Told the stage and the rows done so far."""
 # Type codes of `array`, one column each.
-COLUMNS = {"part": "B", "asked": "Q", "answered": "Q", "whole": "Q", "group": "Q", "label": "i", "characters": "I", "line": "q", "file": "I", "refused": "H"}
+COLUMNS = {
+    "part": "B",
+    "asked": "Q",
+    "answered": "Q",
+    "opening": "Q",
+    "whole": "Q",
+    "group": "Q",
+    "label": "i",
+    "characters": "I",
+    "line": "q",
+    "file": "I",
+    "refused": "H",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class Survey:
     """Of what the user says, or of the text, in its normal form: two that differ only in case and blanks are the same."""
     answered: np.ndarray
     """Of what the assistant says, in its normal form."""
+    opening: np.ndarray
+    """Of the first exchange of a conversation, in its normal form: rows that grow turn by turn share it."""
     whole: np.ndarray
     """Of all that is said, as it stands."""
     group: np.ndarray
@@ -58,6 +72,8 @@ class Survey:
     near_whole: np.ndarray
     """(P, 2) rows that are nearly the same in all they say; looked for only where they are to be dropped."""
     first_refused: dict[str, str] = field(default_factory=dict)
+    merged: Counter[str] = field(default_factory=Counter)
+    """Rows of each class that is read as another."""
 
     def __len__(self) -> int:
         return len(self.part)
@@ -72,7 +88,7 @@ def survey_records(readings: list[tuple[int, Reading]], near: bool, progress: Pr
     faults: list[DataError] = []
     with ExitStack() as open_files:
         asked, whole = (_Signed(open_files.enter_context(Signatures())) if wanted else None for wanted in (near, drop))
-        rows = _Rows(asked, whole)
+        rows, merged = _Rows(asked, whole), Counter[str]()
         for part, reading in readings:
             is_text = isinstance(reading.section, TextData)
             try:
@@ -83,12 +99,13 @@ def survey_records(readings: list[tuple[int, Reading]], near: bool, progress: Pr
                         rows.take(part, outcome, is_text)
                     if progress and rows.count % BATCH == 0:
                         progress("reading", rows.count)
+                merged += reading.merged
             except DataError as error:
                 faults.append(error)
         if faults:
             lines = "\n".join(error.message for error in faults).split("\n")
             raise DataError("\n".join(lines[: MOST_PROBLEMS + 1]), hint=faults[0].hint)
-        return rows.survey()
+        return rows.survey(merged)
 
 
 def left_out(survey: Survey) -> Counter[str]:
@@ -100,6 +117,12 @@ def left_out(survey: Survey) -> Counter[str]:
 def _hash(text: str) -> int:
     """Eight bytes, never 0, which means that there is nothing to compare."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1 if text else 0
+
+
+def _first_exchange(record: Record) -> str:
+    end = next(place for place, message in enumerate(record.messages, 1) if message["role"] == "assistant")
+    first = Record("", 0, messages=record.messages[:end])
+    return f"{normalise(first.asked)}\n{normalise(first.answered)}"
 
 
 class _Rows:
@@ -123,24 +146,25 @@ class _Rows:
             self.asked.add(self.count, form)
         if self.whole:
             self.whole.add(self.count, f"{form}\n{answer_form}")
+        opening = "" if is_text else f"{form}\n{answer_form}" if len(record.messages) < 4 else _first_exchange(record)
         # With its length before each turn no two conversations are written alike.
         whole = _hash(said if is_text else "".join([f"{turn['role']} {len(turn['content'])} {turn['content']}" for turn in record.messages]))
         label, file = self.labels.number(record.label), self.files.number(record.file)
-        self._add(part, _hash(form), _hash(answer_form), whole, _hash(record.group), label, len(said) + len(answer), record.line, file, 0)
+        self._add(part, _hash(form), _hash(answer_form), _hash(opening), whole, _hash(record.group), label, len(said) + len(answer), record.line, file, 0)
         if len(self.labels.all) > MOST_LABELS:
             message = f"{record.file}:{record.line}: this is label {MOST_LABELS + 1:,}, so they are no classes"
             raise DataError(message, hint="is data.label_column the right column?")
 
     def refuse(self, part: int, refused: Refused) -> None:
-        self._add(part, 0, 0, 0, 0, 0, 0, refused.line, self.files.number(refused.file), self.reasons.number(refused.reason))
+        self._add(part, 0, 0, 0, 0, 0, 0, 0, refused.line, self.files.number(refused.file), self.reasons.number(refused.reason))
         self.first_refused.setdefault(refused.reason, f"{refused.file}:{refused.line}: {refused.seen}")
 
-    def survey(self) -> Survey:
+    def survey(self, merged: Counter[str]) -> Survey:
         columns = {name: np.frombuffer(column, dtype=column.typecode) if column else np.zeros(0, column.typecode) for name, column in self.columns.items()}
         near, near_whole = (signed.pairs() if signed else np.zeros((0, 2), np.int64) for signed in (self.asked, self.whole))
         return Survey(
             **columns, reasons=self.reasons.all, labels=self.labels.all, files=self.files.all, near=near, near_whole=near_whole,
-            first_refused=self.first_refused,
+            first_refused=self.first_refused, merged=merged,
         )  # fmt: skip
 
     def _add(self, *values: int) -> None:

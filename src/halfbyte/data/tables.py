@@ -5,6 +5,7 @@ What cannot become text without a loss (a float, bytes, a date) has no cell; its
 
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -29,6 +30,10 @@ BATCH_ROWS = 256
 LARGEST_UNPACKED = 16_000_000_000
 # Text shrinks to a tenth; a group of rows that unpacks to more than this and a thousand times its size is made to fill memory.
 BOMB_BYTES, BOMB_RATIO = 1_000_000_000, 1000
+# A small file is unpacked once before it is used: what equal cells add up to is not written in it, and walking over their texts is slow.
+SMALL_FILE = 10_000_000
+# Seconds that the hub has to answer a first small question.
+HUB_ANSWERS_S = 3
 HUB = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<split>.+))?")
 
 
@@ -41,16 +46,37 @@ def look_at_parquet(file: File) -> Part:
         schema = parquet.schema_arrow
         _refuse_bomb(file.path, parquet)
     columns, types = _columns(schema, file.path)
+    if file.stamp[0] < SMALL_FILE:
+        for _ in _batches(file, [name for name in columns if name not in types]):
+            pass
     return Part(file.path, columns, partial(_parquet_rows, file, columns, types), file.sha256, file.decisions, file.notes, types)
 
 
 def _parquet_rows(file: File, columns: list[str], types: dict[str, str], problems: Problems) -> Iterator[Row]:
     wanted = [name for name in columns if name not in types]
+    number = 1
+    for batch in _batches(file, wanted):
+        yield from _rows_of(batch, wanted, file.path, number, problems)
+        number += batch.num_rows
+
+
+def _batches(file: File, wanted: list[str]) -> Iterator["pyarrow.RecordBatch"]:
+    """Raises DataError where rows unpack to memory that no honest file of this size needs: one long cell, written once, may stand in every row."""
+    size, number, unpacked = file.stamp[0], 0, 0
     with _opened(file) as parquet:
-        number = 1
         for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted):
-            yield from _rows_of(batch, wanted, file.path, number, problems)
             number += batch.num_rows
+            unpacked += sum(_decoded(column).nbytes for column in batch.columns)
+            if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * size:
+                said = f"the first {number} rows unpack from {size / 1e6:.3g} MB to {unpacked / 1e9:.1f} GB"
+                raise DataError(f"{file.path}: {said}", hint="export it from its source")
+            yield batch
+
+
+def _decoded(column: Any) -> Any:
+    from pyarrow import types
+
+    return column.dictionary_decode() if types.is_dictionary(column.type) else column
 
 
 @contextmanager
@@ -186,12 +212,46 @@ def _load(path: str, name: str, config: str | None, revision: str | None, split:
     if os.path.exists(name):
         raise DataError(f"{path}: {name} is also a folder here, and `datasets` would read that", hint=f"write {name} for the folder, or call from elsewhere")
     try:
-        return datasets.load_dataset(name, config, split=split, revision=revision)
+        with _silent("datasets", "huggingface_hub"):
+            _refuse_silence(name)
+            return datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:
         # `datasets` reads any format by any package, and what it raises is of as many kinds.
-        if any(word in kind.__name__ for kind in type(error).__mro__ for word in ("Connect", "Timeout", "Offline")):
-            raise MachineError(f"{path}: the hub cannot be reached: {_first_line(error)}", hint="try again with a network, or give a file") from error
+        if _is_of_network(error):
+            hint = "try again with a network, give a file, or say HF_HUB_OFFLINE=1 for a copy that was loaded before"
+            raise MachineError(f"{path}: the hub cannot be reached: {_first_line(error)}", hint=hint) from error
         raise DataError(f"{path}: cannot be loaded: {_first_line(error)}", hint="look at its page on the hub for configs and splits") from error
+
+
+def _refuse_silence(name: str) -> None:
+    """Asks the hub once, for `datasets` asks a hub that does not answer for half a minute. What else is wrong is told when it loads."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().dataset_info(name, timeout=HUB_ANSWERS_S)
+    except Exception as error:
+        if _is_of_network(error):
+            raise
+
+
+def _is_of_network(error: Exception) -> bool:
+    return any(word in kind.__name__ for kind in type(error).__mro__ for word in ("Connect", "Network", "Timeout", "Offline"))
+
+
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """What these libraries log on the way stands in the error too, in one line."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ returned as a note, so that it can be printed.
 
 import difflib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -115,7 +116,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     if missing:
         raise RecipeError(
             "\n".join(missing),
-            hint="give another with data.path=FILE; a relative path starts at the folder you call from; hub:owner/name for a data set of the hub",
+            hint=f"give another with {missing[0].split(':')[0]}=FILE; a relative path starts at the folder you call from; "
+            "hub:owner/name is a data set of the hub",
         )
     return loaded
 
@@ -339,6 +341,8 @@ def _explain(error: ValidationError, places: dict[str, str]) -> list[str]:
         section = next(iter(kinds.values()), None)
         if len(path) > 1 and len(kinds) > 1 and path[1] in kinds:
             section = kinds[path.pop(1)]  # the tag of a kind is no key of the recipe
+        if item["type"] == "union_tag_invalid":
+            path = [*path, "kind"]
         # Behind section.key come places in a list, which say something, and names of alternatives, which do not.
         dotted = ".".join(path[:2] + [part for part in path[2:] if part.isdigit()])
         said.setdefault(dotted, []).append(_say(item, path, section if len(path) > 1 else Recipe))
@@ -350,11 +354,20 @@ def _say(item: Any, path: list[str], section: type[BaseModel] | None) -> str:
         return f"no such key; {_meant(path, list(section.model_fields) if section else [])}"
     if item["type"] == "missing":
         return "is missing"
+    if item["type"] == "union_tag_invalid":
+        return _one_of(str(item["ctx"]["tag"]), list(_kinds(path[0])))
+    if item["type"] == "literal_error" and isinstance(item["input"], str):
+        return _one_of(item["input"], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = item.get("input")
     shown = str(given).lower() if isinstance(given, bool) else repr(given)
     return message + (f", got {shown}" if isinstance(given, (str, int, float)) and "got" not in message else "")
+
+
+def _one_of(given: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.6)
+    return f"{given!r} is none of {', '.join(allowed)}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _meant(path: list[str], names: list[str]) -> str:
@@ -363,9 +376,12 @@ def _meant(path: list[str], names: list[str]) -> str:
     kinds = [kind for kind, section in _kinds(path[0]).items() if key in section.model_fields] if len(path) > 1 else []
     if kinds:
         return f"it belongs to {path[0]}.kind={' or '.join(kinds)}"
-    if near := difflib.get_close_matches(key, names, n=1, cutoff=0.6):
-        return f"did you mean {near[0]!r}?"
-    elsewhere = {name: f"{top}.{name}" for top in SECTIONS for section in _kinds(top).values() for name in section.model_fields if name != "kind"}
+    in_kinds = {name: kind for kind, section in reversed(_kinds(path[0]).items()) for name in section.model_fields} if len(path) > 1 else {}
+    if near := difflib.get_close_matches(key, [*names, *in_kinds], n=1, cutoff=0.6):
+        belongs = "" if near[0] in names else f" It belongs to {path[0]}.kind={in_kinds[near[0]]}"
+        return f"did you mean {'.'.join([*path[:-1], near[0]])!r}?{belongs}"
+    others = [top for top in SECTIONS if top != path[0]]
+    elsewhere = {name: f"{top}.{name}" for top in others for section in _kinds(top).values() for name in section.model_fields if name != "kind"}
     if near := difflib.get_close_matches(key, list(elsewhere | TRANSLATIONS), n=1, cutoff=0.8):
         return f"did you mean {(TRANSLATIONS | elsewhere)[near[0]]!r}?"
     return f"there are: {', '.join(names)}"

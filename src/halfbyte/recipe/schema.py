@@ -86,12 +86,6 @@ class FileData(Section):
         return [self.path] if isinstance(self.path, str) else self.path
 
 
-class AutoData(FileData):
-    """The kind is found by looking at the file; the plan says what was found and why."""
-
-    kind: Literal["auto"] = "auto"
-
-
 class TextData(FileData):
     """Plain text: a book, articles, a column of texts. Every token is trained."""
 
@@ -125,6 +119,12 @@ class ChatData(FileData):
         if self.prompt_template != "chat" and self.prompt_template.count("{prompt}") != 1:
             raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it once")
         return self
+
+
+class AutoData(ChatData):
+    """The kind is found by looking at the file; the plan says what was found and why."""
+
+    kind: Literal["auto"] = "auto"
 
 
 class PairData(ChatData):
@@ -211,6 +211,9 @@ class LabelData(ChatData):
 
 SomeData = AutoData | TextData | PairData | StructureData | InstructionData | MessagesData | ShareGPTData | TaggedData | LabelData
 SettledData = TextData | PairData | StructureData | InstructionData | MessagesData | ShareGPTData | TaggedData | LabelData
+
+
+_KINDS_OF_DATA = {kind.model_fields["kind"].annotation.__args__[0]: set(kind.model_fields) for kind in SomeData.__args__}
 
 
 class NF4(Section):
@@ -320,11 +323,14 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def kinds_have_defaults(cls, values: Any) -> Any:
-        """A section without `kind` means the first of its kinds: auto, nf4."""
+        """A section without `kind` means the first of its kinds, auto or nf4, unless its keys belong to another: the first that has them all."""
         if isinstance(values, dict):
-            for section, kind in (("data", "auto"), ("quant", "nf4")):
-                if isinstance(values.get(section), dict) and "kind" not in values[section]:
-                    values = {**values, section: {"kind": kind, **values[section]}}
+            for section, kinds in (("data", _KINDS_OF_DATA), ("quant", {"nf4": set()})):
+                given = values.get(section)
+                if isinstance(given, dict) and "kind" not in given:
+                    first, *others = kinds
+                    fitting = [] if section == "quant" or set(given) <= kinds[first] else [kind for kind in others if set(given) <= kinds[kind]]
+                    values = {**values, section: {"kind": fitting[0] if fitting else first, **given}}
         return values
 
     @model_validator(mode="after")

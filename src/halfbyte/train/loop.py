@@ -150,6 +150,8 @@ def run_training(
                     save()
                 hooks.log({"event": "interrupted", "step": step})
                 raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
+    if progress.step < plan.steps_per_epoch:  # nothing to compare: not every document was seen
+        hooks.log({"event": "labels", "rows": progress.documents, "sha256": progress.labels, "same_as_preview": None})
     _take_best(model, checkpoints, progress, hooks)
     stopped = "finished" if progress.step >= plan.total_steps else "early stopping"
     return Outcome(progress.step, progress.best_step, stopped, progress.seconds)

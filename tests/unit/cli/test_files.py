@@ -60,11 +60,11 @@ def test_a_prompt_keeps_its_line_ends(write, name, content):
     ("a.csv", "prompt\n", ": holds no prompt"),
     ("a.doc", "x", ": files that end in '.doc' are not read"),
     ("a.csv", "question,id\nx,1\n", ": no column 'prompt'; columns are question, id"),
-    ("a.csv", 'prompt,id\n"x\ny",1\nz\n', ":4: 1 fields, the header has 2"),
+    ("a.csv", 'prompt,id\n"x\ny",1\nz\n', ":4: 1 field, the header has 2"),
     ("a.csv", 'prompt,id\nx,1\ny,"2"3\n', ":3: not CSV: "),
     ("a.csv", "prompt,id\nx,1\n ,2\n", ":3: the prompt is empty"),
     ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": }\n', ":3:12: not JSON (expecting value)"),
-    ("a.jsonl", '["x"]\n', ":1:2: a single value where an object belongs"),
+    ("a.jsonl", '["x"]\n', ":1:2: texts where objects belong"),
     ("a.jsonl", '{"Prompt": "x", "id": 1}\n', ": no column 'prompt'; columns are Prompt, id"),
     ("a.jsonl", '{"prompt": ["x"]}\n', ":1: the prompt is no text"),
     ("a.jsonl", '{"prompt": null, "id": 1}\n{"prompt": "x"}\n', ":1: the prompt is empty"),
@@ -82,6 +82,7 @@ def test_what_is_wrong_is_named_with_its_line(write, name, content, words):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     assert refusal(tmp_path / "a.txt").endswith("a.txt: no such file")
     assert refusal(tmp_path).endswith(": holds no file to read")
+    assert refusal(Path("http://x.org/a.csv")).endswith(": is an address, not a file")
 
 
 def test_prompts_in_another_encoding_are_read(write):

@@ -84,7 +84,7 @@ def test_a_wrong_recipe_is_two_lines_and_exit_code_2(tmp_path, recipe):
     (tmp_path / recipe).write_text("data:\n  path: a.csv\n  max_lenght: 9\n")
     for command in ("plan", "train"):
         assert refused(command, recipe, cwd=tmp_path) == [
-            "r.yaml:3: data.max_lenght: no such key; did you mean 'max_length'?", "hint: halfbyte recipe --explain lists every key",
+            "r.yaml:3: data.max_lenght: no such key; did you mean 'data.max_length'?", "hint: halfbyte recipe --explain lists every key",
         ]  # fmt: skip
     assert not (tmp_path / "runs").exists()
 
@@ -92,7 +92,7 @@ def test_a_wrong_recipe_is_two_lines_and_exit_code_2(tmp_path, recipe):
 def test_all_problems_are_shown_with_those_of_the_command_line(tmp_path, recipe):
     said = refused("plan", recipe, "train.max_steps=0", "adapter.alhpa=3", "nonsense", cwd=tmp_path)
     assert sorted(said[:-1]) == [
-        "adapter.alhpa: no such key; did you mean 'alpha'?", "nonsense: not an override; write section.key=value",
+        "adapter.alhpa: no such key; did you mean 'adapter.alpha'?", "nonsense: not an override; write section.key=value",
         "train.max_steps: input should be greater than or equal to 1, got 0",
     ]  # fmt: skip
 

@@ -2,13 +2,23 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
+from halfbyte import api
+from halfbyte.cli.screen import Screen
 from halfbyte.data import audit as audit_module
-from halfbyte.data.audit import FINDINGS, Audit, Finding, audit
+from halfbyte.data.audit import FINDINGS, Audit, Finding
+from halfbyte.data.audit import audit as audit_parts
+from halfbyte.data.gutenberg import REASON as GUTENBERG
 from halfbyte.data.personal import KINDS
 from halfbyte.data.records import Record
+from halfbyte.data.shapes import Refused
+from halfbyte.data.split import TEST, TRAIN, VALIDATION
+from halfbyte.recipe.load import parse_recipe
+from halfbyte.recipe.plan import Decision
 
 WORDS = (
     "river",
@@ -28,6 +38,11 @@ WORDS = (
     "candle",
     "mirror",
 )
+
+
+def audit(outcomes, book: bool = False, max_samples: int = 3) -> Audit:
+    """Of one file."""
+    return audit_parts([(TRAIN, outcomes)], book, max_samples)
 
 
 def sentence(number: int) -> str:
@@ -102,7 +117,6 @@ MINIFIED = "function(a,b){for(var c=0;c<a.length;c++){b(a[c])}return{x:1,y:[2,3]
         ("another script", "Это совсем другой текст"),
         ("very long rows", " ".join(map(sentence, range(300)))),
         ("very short rows", "ok"),
-        ("empty texts", " "),
         ("personal data: email", "write to john.doe@example.com soon"),
         ("personal data: card", "paid by 4242 4242 4242 4242"),
         ("personal data: phone", "ring +1 415 555 2671 in time"),
@@ -122,8 +136,8 @@ def test_a_fault_of_a_text_is_found(name, text):
 
 def test_bytes_of_another_script_are_named_by_the_rest_of_the_data():
     russian = [Record("a.csv", line, text=f"{line} раз говорит эта строка о погоде и о море." + " Дождь" * (line % 3)) for line in range(2, 20)]
-    assert audit(russian).findings == []
-    found = only([*russian, *texts("A row in English among them", clean=0)], "another script")
+    assert only(russian, "another script than Latin").count == 18
+    found = named([*russian, *texts("A row in English among them", clean=0)])["another script"]
     assert (found.count, found.samples) == (1, ["a.csv:2: A row in English among them"])
 
 
@@ -148,7 +162,7 @@ def test_labels():
     found = named(pairs(("one more sentence", "Yes "), ("and one more of them", "mixed"), labels=True))
     assert found["labels that differ by form"].count == 11
     assert "'yes' (in 10 rows)" in found["labels that differ by form"].samples[0]
-    assert "'Yes ' (in 1 rows)" in found["labels that differ by form"].samples[0]
+    assert "'Yes ' (in 1 row)" in found["labels that differ by form"].samples[0]
     assert found["rare classes"].count == 2
     numbers = [(sentence(100 + at), label) for at, label in enumerate(["1", "1.0", "01", "+1", "2", "2.5", "1e"])]
     assert named(pairs(*numbers, clean=0, labels=True))["labels that differ by form"].count == 4
@@ -170,7 +184,6 @@ def test_a_long_link_or_rule_is_text():
 
 def test_answers():
     """BAD_INPUTS 33 and 54."""
-    assert only(pairs(("Is it empty?", " \n")), "empty answers").count == 1
     assert only(pairs(("Say this again", "Say this again ")), "prompt equals answer").count == 1
     found = only(pairs(*[(sentence(number), "I am sorry, I cannot say.") for number in range(100, 130)]), "same answer")
     assert (found.count, found.of) == (30, 50)
@@ -236,6 +249,98 @@ def test_samples_and_memory_are_bounded(monkeypatch):
     assert [len(found[name].samples) for name in ("very short rows", "rows not compared")] == [2, 2]
     assert found["rows not compared"].count == 14
     assert all(not one.samples for one in audit(texts("ok", sentence(1)), max_samples=0).findings)
+
+
+def test_rows_that_teach_nothing_are_told_by_reason():
+    """Guards against '40 records, nothing found' for 60 rows of which 20 have no answer."""
+    gone = [Refused("a.csv", line, "empty prompt or response", "the response is empty") for line in range(30, 50)]
+    result = audit([*pairs(), *gone, Refused("a.csv", 50, "unknown role", "role 'john.doe@example.com'\n unknown", bad=True)])
+    assert (result.records, result.left_out) == (20, 21)
+    empty, role = result.findings
+    assert (empty.name, empty.count, empty.of, empty.level) == ("left out: empty prompt or response", 20, 41, "warning")
+    assert empty.samples == [f"a.csv:{line}: the response is empty" for line in (30, 31, 32)]
+    assert (role.name, role.samples) == ("left out: unknown role", ["a.csv:50: role 'j***@e***.com'  unknown"])
+
+
+def test_no_record_at_all_is_a_warning():
+    found = {one.name: one for one in audit([Refused("a.jsonl", 1, "no assistant turn", "ends with user")]).findings}
+    assert list(found) == ["left out: no assistant turn", "no records"]
+    assert (found["no records"].level, found["no records"].count, found["no records"].of) == ("warning", 1, 1)
+
+
+def test_a_licence_that_was_left_out_before_is_told():
+    """Guards against silence about Project Gutenberg, whose rows never came here."""
+    found = audit([*texts(), Refused("a.txt", 1, GUTENBERG, "stands outside the book")]).findings
+    assert [(one.name, one.count, one.of, one.samples) for one in found] == [(GUTENBERG, 1, 21, ["a.txt:1: stands outside the book"])]
+
+
+def test_a_book_has_repeated_paragraphs_and_no_duplicates():
+    """Guards against the advice to leave keep_duplicates=false, which takes nothing out of a book."""
+    found = audit(texts(sentence(3), sentence(4).upper(), "Chapter one.", "Chapter one."), book=True).findings
+    assert [(one.name, one.count, one.level) for one in found] == [("repeated paragraphs", 1, "note")]
+    assert "keep_duplicates" not in found[0].advice
+
+
+def test_what_stands_in_two_files_is_no_duplicate():
+    """Guards against the advice to drop duplicates for test rows that also train."""
+    train, test = pairs(), [replace(record, file="t.csv") for record in pairs(clean=3)]
+    validation = [replace(record, file="v.csv") for record in pairs(("asked in both", "an answer to it"), ("asked in both", "an answer to it"), clean=0)]
+    both = [replace(record, file="w.csv") for record in validation[:1]]
+    found = {one.name: one for one in audit_parts([(TRAIN, train), (VALIDATION, validation), (TEST, [*test, *both])]).findings}
+    overlap, held = found["stands in train and in a held-out file"], found["stands in both held-out files"]
+    assert (overlap.count, overlap.samples[0][-12:], held.count) == (3, "(as a.csv:2)", 1)
+    assert "data.drop_overlap=true" in overlap.advice
+    assert found["exact duplicates"].count == 1
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("text", ["NA", " None ", "null", "nan", "N/A"])
+def test_a_spelt_missing_value_is_told(text):
+    assert named(texts(text))["spell a missing value"].count == 1
+    assert named(pairs((text, "an answer to nothing")))["spell a missing value"].count == 1
+    assert named(pairs((sentence(99), text), labels=True))["spell a missing value"].count == 1
+    assert "spell a missing value" not in named(texts(f"the word {text} in a text"))
+
+
+def test_texts_that_begin_alike_get_no_advice_about_prompts():
+    found = only(texts(*[f"Reuters, from our own desk: {sentence(number) * 60}" for number in range(9)], clean=0), "texts that begin alike")
+    assert "data." not in found.advice
+    assert (
+        "less than 1% of all text"
+        in only(
+            texts(*[f"Reuters, from our own desk: {' '.join(map(sentence, range(number * 50, number * 50 + 50)))}" for number in range(9)], clean=0),
+            "texts that begin alike",
+        ).samples[0]
+    )
+
+
+def test_the_advice_for_rare_classes_names_the_fewest_rows():
+    assert "fewer than 3 rows" in FINDINGS["rare classes"][1]
+
+
+def test_the_whole_way_from_files(tmp_path, monkeypatch):
+    """What was decided and noted is told, and what the reader leaves out is counted."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{sentence(number)};{sentence(number + 900) if number % 3 else ''}" for number in range(60)]
+    (tmp_path / "a.csv").write_bytes("\n".join(["prompt;response", *rows, "ein sch\u00f6ner Tag;ja"]).encode("cp1252"))
+    result = api.audit(parse_recipe("data:\n  path: a.csv\n", "r.yaml", []).recipe.data)
+    assert (result.records, result.left_out) == (41, 20)
+    assert result.findings[0].name == "left out: empty prompt or response"
+    assert result.findings[0].samples[0] == "a.csv:2: the response is empty"
+    told = json.dumps(result.as_json()["decisions"])
+    assert "cp1252" in told
+    assert "prompt_response" in told
+
+
+def test_the_screen_obeys_no_file_name():
+    console = Console(width=120)
+    finding = Finding("left out: \x1b[31mred", 1, 2, ["a\x1b]0;b.csv:1: text"], "Mend it.", "note")
+    with console.capture() as captured:
+        Screen(console).show_audit(Audit(1, [finding], 1, [Decision("encoding", "cp1252", "guessed")], ["a\x07 note"]), "a\x1b]0;\nb.csv")
+    said = captured.get()
+    assert not set(said) & set("\x1b\x07")
+    assert "1 records of 2 rows read" in said
+    assert "cp1252" in said
 
 
 def test_as_json_is_plain():

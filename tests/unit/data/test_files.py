@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import lzma
 import os
 import subprocess
@@ -60,7 +61,7 @@ def jsonl(rows: list[dict], **more) -> str:
 def pack(content: bytes, packing: str) -> bytes:
     if packing == ".zst":
         return pa.compress(content, codec="zstd", asbytes=True)
-    return gzip.compress(content) if packing == ".gz" else lzma.compress(content)
+    return gzip.compress(content, mtime=0) if packing == ".gz" else lzma.compress(content)
 
 
 def decided(source: Source, name: str) -> list[str]:
@@ -101,7 +102,7 @@ def test_parquet_gives_the_same_rows(tmp_path, packing):
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.text", "A.TXT", "a.txt.gz"])
 def test_text_is_parted_at_blank_lines(write, name):
     content = b"\n one\r\ntwo\n\n \nthree  \r\r\rfour\n"
-    source = open_source(write(gzip.compress(content) if name.endswith("gz") else content, name))
+    source = open_source(write(gzip.compress(content, mtime=0) if name.endswith("gz") else content, name))
     assert [(row.cells, row.line) for row in source.rows()] == [({"text": " one\ntwo"}, 2), ({"text": "three  "}, 6), ({"text": "four"}, 9)]
     assert (source.kind, source.columns, source.joint) == ("text", [], "\n\n")
 
@@ -259,8 +260,8 @@ def test_marks_at_the_start_of_cells_are_removed_and_told(write):
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a.csv", "looks like an old Excel", "save as"),
     (b"a,b\n", "a.parquet", "is no Parquet file (it does not begin with PAR1)", "export it again"),
     (b"a,b\n", "a.csv.gz", "ends in .gz, but is not packed that way", "take .gz off its name"),
-    (gzip.compress(lzma.compress(b"a")), "a.csv.gz", "is packed twice (xz inside)", "unpack it once"),
-    (gzip.compress(b"PK\x03\x04...."), "a.csv.gz", "looks like an Excel workbook", "save as CSV"),
+    (gzip.compress(lzma.compress(b"a"), mtime=0), "a.csv.gz", "is packed twice (xz inside)", "unpack it once"),
+    (gzip.compress(b"PK\x03\x04....", mtime=0), "a.csv.gz", "looks like an Excel workbook", "save as CSV"),
 ])  # fmt: skip
 def test_a_file_that_is_no_data_is_named(write, content, name, what, mend):
     """BAD_INPUTS 24."""
@@ -271,7 +272,7 @@ def test_a_file_that_is_no_data_is_named(write, content, name, what, mend):
 
 
 def test_a_packed_file_is_known_without_its_ending(write):
-    source = open_source(write(gzip.compress(FORMS["a.csv"].encode())))
+    source = open_source(write(gzip.compress(FORMS["a.csv"].encode(), mtime=0)))
     assert cells(source) == ROWS
     assert "is packed (gz) though its name does not say so" in source.notes[0]
 
@@ -292,14 +293,48 @@ def test_other_files_that_cannot_be_read_are_named(write, tmp_path):
     assert error.hint == f"did you mean {tmp_path / 'data.csv'}?"
     assert refusal("squad-makers/squad").hint == "write hub:squad-makers/squad for the dataset of the hub"
     assert "files that end in '.xlsx' are not read" in said(write("a", "a.xlsx"))
-    assert "files that end in 'nothing' are not read" in said(write("a", "a"))
+    assert said(write("a", "a")) == ": has no ending, which says what a file is"
     assert refusal("x" * 5000 + ".csv").message.endswith(": cannot be read: File name too long")
     assert "no such file" in refusal("a\0.csv").message
     assert refusal([]).message == "data.path: holds no file to read"
     (tmp_path / "in").mkdir()
     os.mkfifo(tmp_path / "in" / "pipe.csv")
-    assert refusal(str(tmp_path / "in" / "pipe.csv")).message.endswith("pipe.csv: no such file")
-    assert refusal(str(tmp_path / "in")).message.endswith("pipe.csv: is no file")
+    for path in (tmp_path / "in" / "pipe.csv", tmp_path / "in", "/dev/null", "/dev/zero"):
+        assert refusal(str(path)).message.endswith(": is a pipe or device, not a file")
+
+
+def test_a_link_that_leads_nowhere_is_named_with_where_it_leads(tmp_path):
+    """It was "no such file", and the mend was the very same name."""
+    (tmp_path / "in").mkdir()
+    link, circle = tmp_path / "in" / "a.csv", tmp_path / "circle.csv"
+    link.symlink_to("gone.csv")
+    circle.symlink_to("circle.csv")
+    for path in (link, tmp_path / "in"):
+        assert refusal(str(path)).message == f"{link}: is a link to gone.csv, which is not there"
+    assert said(str(circle)) == ": is a link to circle.csv, which leads in a circle"
+
+
+@pytest.mark.parametrize(("name", "content", "what", "mend"), [
+    ("a.xlsx", b"PK\x03\x04....", "an Excel workbook", "save as CSV"), ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel", "save as CSV"),
+    ("a.docx", b"PK\x03\x04....", "a Word document", "save its text"), ("a.zip", b"PK\x03\x04....", "a zip archive", "unpack it"),
+    ("a.pdf", b"%PDF-1.7", "a PDF", "save its text"), ("a.csv", b"PK\x03\x04....", "an Excel workbook or a zip", "save as CSV"),
+    ("a", b"PAR1....", "a Parquet file", ".parquet"), ("a.dat.gz", gzip.compress(b"%PDF-1.7", mtime=0), "a PDF", "save its text"),
+])  # fmt: skip
+def test_a_file_of_another_ending_is_named_by_its_content(write, name, content, what, mend):
+    error = refusal(write(content, name))
+    assert f"{name}: looks like {what}" in error.message
+    assert mend in error.hint
+
+
+def test_what_is_no_path_is_named_with_the_mend(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("nul.csv", "a.csv", "b.csv"):
+        write("a\n", name)
+    for path in ("http://x.org/a.csv", "https:/x.org/a.csv", "s3://x/a.csv"):
+        assert said(path) == ": is an address, not a file"
+    assert refusal("a.csv,b.csv").hint == "write several files as a list: data.path=[a.csv,b.csv]"
+    assert refusal("nosuch.csv").hint == "give another file"
+    assert refusal("null.csv").hint == "did you mean nul.csv?"
 
 
 # CSV
@@ -321,7 +356,7 @@ def test_every_line_end_is_known(write, end):
 def test_all_ragged_rows_are_told_together(write):
     """BAD_INPUTS 9."""
     path = write('prompt,response\n"x\ny",b\na,b,c\n"d"e,f\nq\na,b\n')
-    assert said(path) == ":4: 3 fields, the header has 2\n:5: not CSV: ',' expected after '\"'\n:6: 1 fields, the header has 2"
+    assert said(path) == ":4: 3 fields, the header has 2\n:5: not CSV: ',' expected after '\"'\n:6: 1 field, the header has 2"
     source = open_source(path, on_bad_row="skip")
     for _ in range(2):
         assert cells(source) == [{"prompt": "x\ny", "response": "b"}, {"prompt": "a", "response": "b"}]
@@ -332,7 +367,7 @@ def test_at_most_twenty_problems_are_told(write):
     path = write("a,b\n" + "c\n" * 19)
     assert len(said(path).split("\n")) == 19
     told = said(write("a,b\n" + "c\n" * 1000)).split("\n")
-    assert (len(told), told[19], told[20]) == (21, ":21: 1 fields, the header has 2", "20 problems: reading stopped here, there may be more")
+    assert (len(told), told[19], told[20]) == (21, ":21: 1 field, the header has 2", "20 problems: reading stopped here, there may be more")
 
 
 def test_problems_of_rows_and_of_their_reader_are_told_together(write):
@@ -342,7 +377,7 @@ def test_problems_of_rows_and_of_their_reader_are_told_together(write):
         problems.add(f"{row.file}:{row.line}", "cell 'a' is odd", "odd")
     with pytest.raises(DataError) as caught:
         problems.raise_if_any()
-    assert caught.value.message == f"{path}:2: 1 fields, the header has 2\n{path}:3: cell 'a' is odd"
+    assert caught.value.message == f"{path}:2: 1 field, the header has 2\n{path}:3: cell 'a' is odd"
 
 
 @pytest.mark.parametrize(("content", "line"), [('a,b\n1,2\n3,"never closed\n4,5\n', 3), ('"a,b\n1,2\n', 1)])
@@ -350,7 +385,7 @@ def test_problems_of_rows_and_of_their_reader_are_told_together(write):
 def test_a_quote_that_is_never_closed_is_never_skipped(write, content, line, on_bad_row):
     """The rest of the file would be lost with that row."""
     assert said(write(content), on_bad_row=on_bad_row).startswith(f":{line}: not CSV: ")
-    assert said(write('a,b\n1\n2,"never\n')) == ":2: 1 fields, the header has 2\n:3: not CSV: unexpected end of data"
+    assert said(write('a,b\n1\n2,"never\n')) == ":2: 1 field, the header has 2\n:3: not CSV: unexpected end of data"
 
 
 @pytest.mark.parametrize("on_bad_row", ["refuse", "skip"])
@@ -369,16 +404,41 @@ def test_columns_of_one_name_are_refused(write, header):
 
 
 def test_columns_without_a_name_are_left_out_and_told(write):
-    source = open_source(write(",,prompt\n1,2,a\n"))
-    assert (cells(source), source.columns) == ([{"prompt": "a"}], ["prompt"])
+    source = open_source(write(",,prompt\n0,,a\n1,,b\n"))
+    assert (cells(source), source.columns) == ([{"prompt": "a"}, {"prompt": "b"}], ["prompt"])
     assert "2 columns without a name left out" in source.notes[0]
+    assert cells(open_source(write("prompt,\na,0\nb,1\n"))) == [{"prompt": "a"}, {"prompt": "b"}]
+    assert cells(open_source(write(",prompt\n7,a\n3,b\n"))) == [{"prompt": "a"}, {"prompt": "b"}], "the index of a shuffled table"
     assert said(write(",\n1,2\n")) == ":1: no column has a name"
     assert said(write(f"a,{'text ' * 100}\n1,2\n")) == ":1: the name of column 2 has 500 characters"
 
 
 @pytest.mark.parametrize(("content", "told"), [
+    ("prompt,\na,yes\nb,no\nc,\n", ":1: column 2 has no name, yet 2 of the first 3 rows have a value there"),
+    ("sep=;\n\nprompt;\na;7\nb;3\n", ":3: column 2 has no name, yet 2 of the first 2 rows have a value there"),
+    (",prompt\n1,a\n1,b\n", ":1: column 1 has no name, yet 2 of the first 2 rows have a value there"),
+])  # fmt: skip
+def test_a_column_without_a_name_that_holds_values_is_refused(write, content, told):
+    """The answers were left out, with a note."""
+    assert said(write(content)) == told
+    assert said(write("prompt,\n" + "a,\n" * 30 + "a,b\n" * 20 + 'c,"', "b.csv")).startswith(":52: not CSV")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+def test_a_first_line_with_the_delimiter_is_no_header(write, first, mark):
+    """Excel writes and reads it. It was the header, and the rows were ragged."""
+    path = write(f'{mark}{first}\r\n\r\na;"b,\r\nc"\r\n1,5;2\r\n3\r\n')
+    source = open_source(path, on_bad_row="skip")
+    assert ([row.cells for row in source.rows()], lines(source), source.columns) == ([{"a": "1,5", "b,\r\nc": "2"}], [5], ["a", "b,\r\nc"])
+    assert "';'" in decided(source, "delimiter")
+    assert said(path) == ":6: 1 field, the header has 2"
+    assert said(write("sep=;\n")) == ": holds no header under the line with sep="
+
+
+@pytest.mark.parametrize(("content", "told"), [
     ("a,b\n1,2\n", []), ("a;b\n1;2,5\n", ["';'"]), ("a\tb\n1\t2\n", [r"'\t'"]), ("a|b\n1|2\n", ["'|'"]), ("a\n1\n", []),
-    ('"a,b";c\n1;2\n', ["';'"]), ("a, x;b\n1;2\n3;4\n", ["';'"]), ("a;b;c,d\n1;2;3\n", ["';'"]), ("a;x,b\n1,2\n", []),
+    ('"a,b";c\n1;2\n', ["';'"]), ("a, x;b\n1;2\n3;4\n", ["';'"]), ("a;b;c,d\n1;2;3\n", ["';'"]), ("a;x,b\n1,2\n", ["','"]),
 ])  # fmt: skip
 def test_the_delimiter_is_found_and_told(write, content, told):
     """BAD_INPUTS 10."""
@@ -388,7 +448,11 @@ def test_the_delimiter_is_found_and_told(write, content, told):
 
 
 def test_two_delimiters_that_are_equally_likely_are_refused(write):
-    assert "commas and semicolons stand equally often in the first line" in said(write("a,b;c\n1,2;3\n"))
+    assert "commas and semicolons part the first rows evenly" in said(write("a,b;c\n1,2;3\n"))
+    assert "commas and semicolons part the first rows evenly" in said(write("prompt,a;response,b\n1,2;3,4\n"))
+    assert "commas and semicolons stand equally often in the first line" in said(write("a,b;c\n1\n"))
+    [decision] = open_source(write("prompt,a;response,b\n1;2\n")).decisions
+    assert decision.reason == "it parts the first rows into as many fields as the header, though commas stand in its names too"
 
 
 def test_tabs_part_the_columns_of_a_tsv(write):
@@ -418,7 +482,8 @@ def test_a_header_alone_has_no_rows(write):
     ('{"\\udc00": 1}\n', ":1: holds half a character (a lone surrogate)"),
     ('{"a": "\\x41"}\n', ":1:8: not JSON (invalid \\escape)"),
     ('{"a": "\t"}\n', ":1:8: not JSON (invalid control character at)"),
-    ('"a"\n', ":1: a single value where an object belongs"),
+    ("7\n", ":1: a single value where an object belongs"),
+    ('"a","b"\n', ":1:4: not JSON (extra data)"),
     ('{"a": ' + "[" * 10_000 + "]" * 10_000 + "}\n", ":1: lists or objects nested deeper than 100"),
     ('{"a": ' + "[" * 150 + "]" * 150 + "}\n", ":1: lists or objects nested deeper than 100"),
     ('{\n"a": 1\n}\n', ":1: an object that goes over several lines"),
@@ -517,6 +582,15 @@ def test_a_value_may_be_large_but_not_endless(write):
     assert said(write("x" * (LARGEST_CELL + 1), "a.txt")) == ":1: a line of more than 10 MB"
 
 
+@pytest.mark.parametrize(("name", "content", "place"), [
+    ("a.json", json.dumps(["text"] * 30), ":1:2"), ("a.jsonl", "\n" + '"text"\n' * 30, ":2:1"), ("a.json", '\n[\n "text"]', ":3:2"),
+])  # fmt: skip
+def test_a_list_of_texts_is_told_once(write, name, content, place):
+    error = refusal(write(content, name))
+    assert error.message.endswith(f"{name}{place}: texts where objects belong")
+    assert "in a .txt" in error.hint
+
+
 # Parquet
 
 
@@ -571,6 +645,21 @@ def test_a_parquet_file_that_unpacks_to_memory_it_has_not_is_refused(parquet, mo
     assert "row group 1 unpacks from " in said(path)
 
 
+@pytest.mark.parametrize("small", [0, 10_000_000])
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
+def test_equal_cells_that_add_up_to_memory_it_has_not_are_refused(parquet, monkeypatch, kind, small):
+    """A file of 469 bytes held 1,500 times one cell of 1 MB: the file says only the size of the one. A small one is refused before it is read."""
+    path = parquet({"text": pa.array(["x" * 10_000] * 1500, kind)}, compression="zstd")
+    monkeypatch.setattr("halfbyte.data.tables.BOMB_BYTES", 5_000_000)
+    monkeypatch.setattr("halfbyte.data.tables.SMALL_FILE", small)
+    assert ": the first 512 rows unpack from 0.00" in said(path)
+    if small:
+        with pytest.raises(DataError, match="unpack from"):
+            open_source(path)
+    monkeypatch.setattr("halfbyte.data.tables.BOMB_RATIO", 1_000_000)
+    assert len(cells(open_source(path))) == 1500
+
+
 # Folders and lists
 
 
@@ -609,7 +698,7 @@ def test_one_text_with_paragraphs_parts_all_by_paragraph(write):
 
 def test_problems_of_all_files_are_told_together(write):
     paths = [write("a,b\n1\n"), write("a,b\n1,2,3\n", "b.csv")]
-    assert refusal(paths).message == f"{paths[0]}:2: 1 fields, the header has 2\n{paths[1]}:2: 3 fields, the header has 2"
+    assert refusal(paths).message == f"{paths[0]}:2: 1 field, the header has 2\n{paths[1]}:2: 3 fields, the header has 2"
 
 
 # Content and changes
@@ -731,6 +820,33 @@ def test_what_goes_wrong_on_the_hub_is_one_line(hub, error, kind):
     message = refusal("hub:owner/name", kind).message
     assert message.startswith("hub:owner/name: ")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("answer", [None, KeyError("no such data set"), ConnectionError("no route")])
+def test_the_hub_is_asked_once_before_anything_is_loaded(hub, monkeypatch, caplog, answer):
+    """Without a network `datasets` tried for half a minute and logged 12 lines."""
+    import huggingface_hub
+
+    asked = []
+
+    def dataset_info(self, name, timeout):
+        logging.getLogger("huggingface_hub.utils").warning("a try")
+        asked.append((name, timeout))
+        if answer:
+            raise answer
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    level = logging.getLogger("huggingface_hub").level
+    if isinstance(answer, ConnectionError):
+        error = refusal("hub:owner/name", MachineError)
+        assert error.message == "hub:owner/name: the hub cannot be reached: no route"
+        assert "HF_HUB_OFFLINE=1" in error.hint
+        assert hub.words is None
+    else:
+        assert open_source("hub:owner/name").columns == ["text", "n", "share"]
+    assert asked == [("owner/name", 3)]
+    assert (caplog.messages, logging.getLogger("huggingface_hub").level) == ([], level)
 
 
 def test_a_folder_is_never_taken_for_a_dataset(hub, tmp_path, monkeypatch):

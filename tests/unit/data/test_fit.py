@@ -251,3 +251,21 @@ def test_a_length_that_keeps_99_percent_whole():
     assert bill.enough(1.0) == 3072
     bill.add(type(row)(ids * 5, [True] * 15000, "", 1), 10)
     assert bill.enough(1.0) == bill.longest == 15000
+
+
+def test_megabytes_are_not_tokenised(monkeypatch):
+    """An answer of megabytes is left out and its prompt loses its middle, at the cost of a short row."""
+    read = []
+    one = fitter(64)
+    places = one.encoder.places
+    monkeypatch.setattr(one.encoder, "places", lambda text: (read.append(len(text)), places(text))[1])
+    monkeypatch.setattr(one, "most_characters", 2000)
+    long = "lamp " * 10_000
+    bill = Bill(64)
+    prompt, answer, both, short = one.fit([talk(long, "yes"), talk("who?", long), talk("who?", "me", long, "yes"), talk("who?", "me")], bill)
+    assert (prompt.shortened, both.shortened, short.shortened) == (True, True, False)
+    assert trained(prompt) == "yes<|im_end|>"
+    assert len(prompt.tokens.ids) <= 64
+    assert (answer.tokens, answer.reason, answer.shortened) == (None, "the answer does not fit into max_length 64", False)
+    assert max(read) < 2100
+    assert fitter(64).most_characters >= 1_000_000, "what may fit is always tokenised, and in the bill"

@@ -10,7 +10,7 @@ from halfbyte.data.records import Record
 from halfbyte.data.split import OUT, TEST, TRAIN, VALIDATION, split_records
 from halfbyte.data.survey import survey_records
 from halfbyte.recipe.schema import AutoData
-from planted import BOOK, PAIRS, Given, near_copy, pair, pairs, split_of, text
+from planted import BOOK, CHATS, PAIRS, Given, near_copy, pair, pairs, split_of, text
 
 
 def given_pairs() -> tuple[list[Record], list[Record], list[Record]]:
@@ -40,7 +40,7 @@ def test_planted_leaks_in_a_given_split_are_reported_with_both_lines():
         "1 of 10 validation rows also stand in train: 1 word for word (first validation.csv:11 = train.csv:51); "
         "data.drop_overlap=true leaves out those that train",
     ]
-    assert split.decision.reason == "as given; 2 of 10 test responses also stand in training"
+    assert split.decision.reason == "as given", "the rows themselves are told"
 
 
 def test_overlap_is_left_out_of_training_alone():
@@ -56,6 +56,28 @@ def test_overlap_is_left_out_of_training_alone():
     assert not kept & {normalise(record.asked) for record in [*validation, *test]}
 
 
+def test_a_conversation_that_goes_on_in_another_part_is_told():
+    """What is nearly the same as the whole prompt misses it: the longer row has more new turns than old."""
+    first, *more = (({"role": "user", "content": text(i)}, {"role": "assistant", "content": text((i, "a"))}) for i in range(6))
+    train = [Record("train.jsonl", 1, messages=first), *pairs(*[(text(("t", i)), text(("t", i, "a"))) for i in range(20)])]
+    test = [Record("test.jsonl", 1, messages=(*first, *(message for turn in more for message in turn)))]
+    split, _ = split_of(CHATS, train, pairs((text("v"), text("va"))), test)
+    assert split.notes == [
+        "1 of 1 test rows also stand in train: 1 with the same first exchange (first test.jsonl:1 = train.jsonl:1); "
+        "data.drop_overlap=true leaves out those that train"
+    ]
+    assert split_of(CHATS, train, [], test, drop_overlap=True, validation_share=0.0)[0].left_out == {"also in the given test file": 1}
+
+
+def test_a_group_on_two_sides_of_a_given_split_is_told():
+    train, test = ([replace(record, group=f"{file}{i % 5}") for i, record in enumerate(pairs(*[(text((file, i)), text((i, file))) for i in range(20)],
+                   file=file))] for file in "ab")  # fmt: skip
+    test[3] = replace(test[3], group="a2")
+    split, _ = split_of(PAIRS, train, [], test, validation_share=0.0)
+    (note,) = split.notes
+    assert note.startswith("1 of 20 test rows also stand in train: 1 of the same group (data.group_column) (first b:5 = a:4)")
+
+
 def test_a_given_split_without_overlap_says_nothing():
     parts = [pairs(*[(text((file, i)), text((file, i, "a"))) for i in range(20)], file=file) for file in "abc"]
     split, _ = split_of(PAIRS, *parts)
@@ -65,6 +87,22 @@ def test_a_given_split_without_overlap_says_nothing():
 def test_near_overlap_is_not_looked_for_when_the_recipe_says_so():
     split, _ = split_of(PAIRS, *given_pairs(), near_duplicates="ignore")
     assert split.notes[0].startswith("3 of 10 test rows")
+
+
+def test_the_training_file_as_test_file_is_told():
+    """Two lines said it by halves: 60 of 60 rows, and 55 of 60 responses."""
+    train = pairs(*[(text(i), text((i, "a"))) for i in range(20)])
+    split, _ = split_of(PAIRS, train, pairs(*[(text(("v", i)), text((i, "v"))) for i in range(5)], file="v.csv"), train)
+    (note,) = split.notes
+    assert note.startswith("20 of 20 test rows also stand in train: 20 word for word")
+    assert note.endswith("; data.test_path names a file that is also data.path: name another")
+    assert split.decision.reason == "as given"
+
+
+def test_answers_that_a_clean_given_test_part_shares_are_told():
+    train, test = (pairs(*[(text((file, i)), "yes" if i % 2 else "no") for i in range(20)], file=file) for file in "ab")
+    split, _ = split_of(PAIRS, train, pairs(*[(text(("v", i)), text((i, "v"))) for i in range(5)], file="v.csv"), test)
+    assert (split.notes, split.decision.reason) == ([], "as given; 20 of 20 test responses also stand in training")
 
 
 def test_copies_within_a_given_part_are_left_out():
@@ -112,4 +150,4 @@ def test_the_real_given_split(real_data):
     assert [split.count(side) for side in (TRAIN, VALIDATION, TEST)] == [5096, 714, 1083]
     assert split.left_out == {"exact duplicate": 7}
     assert split.notes[0].startswith("10 of 1083 test rows also stand in train: 10 with nearly the same prompt")
-    assert split.decision.reason == "as given; 36 of 1083 test responses also stand in training", "ten meaning representations"
+    assert split.decision.reason == "as given"

@@ -45,7 +45,7 @@ def test_what_stands_outside_the_marks_is_left_out(pieces, book):
     notes: list[str] = []
     assert kept(pieces, notes=notes) == book
     left = len(pieces) - len(book)
-    assert any(f"{left} rows of Project Gutenberg header and licence left out" in note for note in notes) == bool(left)
+    assert any(f"{left} row{'s' * (left > 1)} of Project Gutenberg header and licence left out" in note for note in notes) == bool(left)
 
 
 def test_a_mark_in_a_large_collection_takes_nothing_else_with_it():

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -208,7 +210,7 @@ def test_a_missing_column_is_named_with_what_was_meant(write, asked, near):
     assert error.message == f"{file}: no column {asked!r} (data.response_column); columns are Comment, Response"
     assert error.hint == (f"did you mean {near!r}?" if near else "name one of them")
     shouted = PairData(kind="prompt_response", path=str(write([{"COMMENT": "a", "RESPONSE": "b"}])), prompt_column="comment", response_column="response")
-    assert refusal(read_records, shouted).hint == "did you mean 'COMMENT'?"
+    assert refusal(read_records, shouted).hint == "did you mean data.prompt_column='COMMENT' data.response_column='RESPONSE'?"
 
 
 @pytest.mark.parametrize("section", [
@@ -332,19 +334,80 @@ def test_a_column_that_holds_lists_only_is_refused_at_once(write):
 # Rows of a text
 
 
+def story(pages: int, length: int) -> list[dict]:
+    """Pages of which each takes up names of the one before."""
+    return [{"text": (" ".join(f"name{place}" for place in range(page * 5, page * 5 + 10)) + " and so on").ljust(length, "x")} for page in range(pages)]
+
+
 @pytest.mark.parametrize(("length", "rows"), [(399, "separate"), (400, "book")])
-def test_long_rows_are_a_book_and_short_ones_are_separate(write, length, rows):
-    reading = auto(write([{"text": "x" * length}, {"text": "x" * length}, {"text": "y"}]))
+def test_long_rows_that_follow_one_another_are_a_book(write, length, rows):
+    reading = auto(write(story(60, length)))
     assert reading.section.rows == rows
     assert f"half of them have {length} characters or more" in reading.decisions[-1].reason
     assert read_records(TextData(kind="text", path=reading.section.path, rows="separate")).section.rows == "separate"
+
+
+def test_long_rows_in_no_order_are_separate(write):
+    """Film reviews, half of which had more than 400 characters, were joined as a book: length alone was the sign."""
+    rng = random.Random(0)
+    rows = [{"text": " ".join(f"name{rng.randrange(1000)}" for _ in range(60))} for _ in range(400)]
+    reading = auto(write(rows))
+    assert reading.section.rows == "separate"
+    assert re.search(r"and [45]\d% are more like the next one than like a distant one \(book: 70% or more\)", reading.decisions[-1].reason)
+    assert "too few can tell" in auto(write(story(5, 500))).decisions[-1].reason
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "rows"), [
+    ("frankenstein/frankenstein_chunks.csv", "book"), ("pretrain/novels-01.jsonl.xz", "book"), ("pretrain/novels-02.jsonl.xz", "book"),
+    ("pretrain/novels-03.jsonl.xz", "book"), ("pretrain/reviews-01.jsonl.xz", "separate"), ("pretrain/reviews-02.jsonl.xz", "separate"),
+    ("pretrain/mixed-01.jsonl.xz", "separate"),
+])  # fmt: skip
+def test_real_books_and_real_collections_are_told_apart(real_data, name, rows):
+    assert auto(real_data / name).section.rows == rows
+
+
+# What is refused before a row is read
+
+
+@pytest.mark.parametrize("section", [
+    PairData(kind="prompt_response", path="a", prompt_column="a", response_column="a"), LabelData(kind="label", path="a", text_column="b", label_column="b"),
+])  # fmt: skip
+def test_two_keys_that_name_one_column_are_refused(write, section):
+    """The model would have been trained to repeat the prompt."""
+    error = refusal(read_records, section.model_copy(update={"path": str(write([{"a": "x", "b": "y"}] * 3))}))
+    assert re.search(r"data\.(prompt|text)_column and data\.(response|label)_column are both '[ab]'$", error.message)
+
+
+def test_rows_may_be_grouped_by_a_column_that_is_read(write):
+    file = write([{"a": "x", "b": "y"}] * 3)
+    assert read_records(PairData(kind="prompt_response", path=str(file), prompt_column="a", response_column="b", group_column="a"))
+
+
+def test_all_missing_columns_are_told_at_once(write):
+    """The second was told only when the first was mended."""
+    file = write([{"Comment": "x", "Response": "y"}] * 3)
+    error = refusal(read_records, PairData(kind="prompt_response", path=str(file), prompt_column="Coment", response_column="Respons"))
+    assert "no column 'Coment' (data.prompt_column), no column 'Respons' (data.response_column); columns are Comment, Response" in error.message
+    assert error.hint == "did you mean data.prompt_column='Comment' data.response_column='Response'?"
+
+
+@pytest.mark.parametrize("columns", [("I love this video!", "Thank you so much."), ("It was a dark night.",), ("word " * 20, "Is it?")])
+def test_a_first_line_of_sentences_is_no_header(write, columns):
+    error = refusal(auto, write([dict.fromkeys(columns, "and another row")] * 3, "a.csv"))
+    assert "the first line looks like data, not like names of columns: " in error.message
+    assert error.hint.startswith("put the names of the columns above it")
+
+
+def test_names_of_several_words_are_names(write):
+    assert auto(write([{"the text": "a"}] * 3, "a.csv")).section.column == "the text"
 
 
 @pytest.mark.parametrize(("content", "name", "joint"), [("One\n\nTwo\n", "a.txt", "\n\n"), ("One\nTwo\n", "b.txt", "\n"), ("text\nOne\nTwo\n", "c.csv", "\n")])
 def test_what_joins_the_rows_is_found_unless_it_is_stated(tmp_path, content, name, joint):
     """Guards against a key that text files did not read."""
     (tmp_path / name).write_text(content)
-    section = TextData(kind="text", path=str(tmp_path / name))
+    section = TextData(kind="text", path=str(tmp_path / name), rows="book")
     assert read_records(section).section.separator == joint
     assert read_records(section.model_copy(update={"separator": " | "})).section.separator == " | "
 

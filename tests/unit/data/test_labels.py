@@ -1,6 +1,7 @@
 """Classes: too small ones are refused with a line, conflicting and doubtful ones told."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,31 @@ def test_labels_that_differ_only_in_form_are_told(split):
 
 def test_declared_classes_without_a_row_are_told(split):
     assert split([*many("a"), *many("b")], labels=["a", "b", "c"]).notes == ["data.labels: no row has the label 'c'"]
+
+
+def test_merged_classes_are_told_over_all_parts(split):
+    """One note a part said that no row had the label, where only that part had none; and data.labels missed what was read as another."""
+    parts = [*many("a"), *many("b"), ("x", "A")], [*many("a", 3)], [*many("b", 3), ("y", "B")]
+    more = {"drop_overlap": True, "keep_duplicates": True, "near_duplicates": "ignore"}
+    notes = split(*parts, labels=["a", "b", "A"], merge_labels={"A": "a", "B": "b", "C": "a"}, **more).notes
+    assert [note for note in notes if "label" in note] == [
+        "1 row with the label 'A' is read as 'a'", "1 row with the label 'B' is read as 'b'", "data.merge_labels: no row has the label 'C'",
+    ]  # fmt: skip
+
+
+def test_a_small_class_that_is_a_typing_error_is_told_with_its_mend(split):
+    with pytest.raises(DataError) as caught:
+        split([*many("positive"), *many("negative"), ("x", "postive"), ("y", "mixed")])
+    first, second = caught.value.message.split("\n")
+    assert first.endswith("need at least 3. Did you mean 'positive'? data.merge_labels={postive: positive}")
+    assert second.endswith("need at least 3")
+
+
+def test_conflicts_come_in_the_order_of_the_file(split):
+    """They came in the order of their hashes."""
+    twice = [(f"the same text {i} {i * 7919}", label) for i in range(6) for label in ("a", "b")]
+    note = split([*many("a"), *many("b"), *twice], near_duplicates="ignore").notes[0]
+    assert [int(line) for line in re.findall(r"jsonl:(\d+)", note)] == [41, 42, 43, 44, 45, 46]
 
 
 def test_a_class_that_only_a_held_out_file_has_is_told(split):

@@ -85,7 +85,8 @@ def test_a_recipe_for_labels_lists_the_classes_and_asks_for_one(tmp_path):
 
 def test_a_recipe_for_a_column_of_texts_says_book_or_separate(tmp_path):
     (tmp_path / "short.csv").write_text("text,source\n" + "".join(f"a short text {n},1\n" for n in range(30)))
-    (tmp_path / "long.csv").write_text("text,source\n" + "".join(f"{n}{' a long text' * 40},1\n" for n in range(30)))
+    pages = (" ".join(f"name{name}" for name in range(30 * page, 30 * page + 90)) for page in range(60))
+    (tmp_path / "long.csv").write_text("text,source\n" + "".join(f"{page},1\n" for page in pages))
     text, recipe = written_for(tmp_path / "short.csv")
     assert (recipe.data.column, recipe.data.rows, recipe.data.max_length) == ("text", "separate", 256)
     assert "a text of its own each" in text
@@ -110,7 +111,7 @@ def test_files_that_validate_and_test_are_looked_at_too(tmp_path):
     text, recipe = written_for(tmp_path / "a.jsonl", "embedded", f"data.test_path={tmp_path / 'b.jsonl'}")
     assert recipe.data.test_path == str(tmp_path / "b.jsonl")
     assert "# 37 rows read" in text
-    assert "7 test records: as given" in text
+    assert "7 test records: as given; " in text
 
 
 def test_columns_that_nobody_knows_can_be_stated(tmp_path):
@@ -125,7 +126,7 @@ def test_columns_that_nobody_knows_can_be_stated(tmp_path):
 
 def test_a_word_that_is_no_key_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text(PAIRS)
-    with pytest.raises(RecipeError, match=r"data\.max_lenght: no such key; did you mean 'max_length'"):
+    with pytest.raises(RecipeError, match=r"data\.max_lenght: no such key; did you mean 'data\.max_length'"):
         write_recipe_for(tmp_path / "a.csv", "embedded", ["data.max_lenght=3"])
 
 

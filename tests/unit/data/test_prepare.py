@@ -380,3 +380,19 @@ def test_a_vocabulary_beyond_16_bits_is_kept_whole(tmp_path, monkeypatch):
 
 def test_store_and_ledger_have_the_same_parts():
     assert store.PARTS == prepare.SIDES
+
+
+def test_each_file_of_a_folder_is_a_book_of_its_own(tmp_path):
+    """CORRECTNESS 1.1 and 1.4: every book ends with its end mark, and no block holds the text of two."""
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.txt").write_text("\n\n".join(f"{name}{number} " + name * 40 for number in range(30)), encoding="utf-8")
+    tokenizer = tokenizer_of("bytes", "chatml")
+    made = prepared(folder, "data.kind=text", "data.max_length=64", "data.validation_share=0", "data.test_share=0")
+    said = [tokenizer.decode(row.ids) for row in made.train]
+    assert all(len({letter for letter in "abc" if letter * 3 in text}) <= 1 for text in said)
+    end = tokenizer.eos_token_id
+    ends = [Path(row.file).name for row in made.train if row.ids[-1] == end and row.trained[-1]]
+    assert ends == ["a.txt", "b.txt", "c.txt"]
+    assert made.ledger["bins"] == {"trained": 90}

@@ -174,7 +174,7 @@ def test_rows_that_say_nothing_stop_no_one(write):
 
 def test_a_file_of_nothing_but_bad_rows_says_which(write):
     file = write("prompt,response\na\nb\n")
-    assert refusal(pairs, file).message == f"{file}:2: 1 fields, the header has 2\n{file}:3: 1 fields, the header has 2"
+    assert refusal(pairs, file).message == f"{file}:2: 1 field, the header has 2\n{file}:3: 1 field, the header has 2"
     assert "0 rows could be read" in refusal(pairs, file, on_bad_row="skip").message
     assert "0 rows could be read" in refusal(pairs, write("prompt,response\n")).message
 
@@ -196,7 +196,10 @@ def test_what_was_left_away_or_merged_is_told(write):
     assert reading.notes == ["3 conversations end with a turn that no answer follows, which is left away"]
     reading = labels(write("text,label\na,x\nb,y\nc,x\n"), merge_labels={"x": "z", "w": "z"})
     assert [record.label for record in reading.records()] == ["z", "y", "z"]
-    assert reading.notes == ["2 rows with the label 'x' are read as 'z'", "data.merge_labels: no row has the label 'w'"]
+    assert (reading.notes, reading.merged) == ([], {"x": 2}), "told over all parts (labels.py)"
+    reading = read_records(MessagesData(kind="messages", path=str(write(conversation(("user", "a"), ("assistant", "b"), ("user", "c")), "b.jsonl"))))
+    assert len(list(reading.records())) == 1
+    assert reading.notes == ["1 conversation ends with a turn that no answer follows, which is left away"]
 
 
 def test_personal_data_are_replaced_and_counted(write):

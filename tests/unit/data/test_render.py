@@ -428,3 +428,18 @@ def test_a_tokenizer_without_an_end_mark_is_refused(template):
     tokenizer.chat_template = TEMPLATES["endless"]
     with pytest.raises(ModelError, match="has no end mark"):
         render_record(row(), template, tokenizer)
+
+
+@pytest.mark.parametrize("reach", [
+    "{{ ''.__class__.__mro__ }}", "{{ messages[0].content.__class__ }}", "{{ messages[0].content._asked }}",
+    "{{ (messages[0].content ~ '{0.__class__}').format(messages) }}", "{{ messages[0].content.format.__globals__ }}",
+    "{{ messages[0].content.strip.__globals__ }}", "{{ '{0.__class__.__mro__}'.format(messages[0].content) }}",
+])  # fmt: skip
+def test_a_template_reaches_nothing_through_a_content(reach):
+    """SECURITY: a template comes with a base from anywhere. The content that watches it has methods in Python, which must not be a way out of the sandbox."""
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}" + reach
+    try:
+        said = "".join(piece.text for piece in render_record(row(), Template("chat"), with_template(template)).pieces)
+    except (DataError, ModelError) as error:
+        said = error.message
+    assert not any(word in said for word in ("class 'str'", "class 'object'", "Asked(", "Probe", "<class", "builtins"))

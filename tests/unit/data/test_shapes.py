@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfbyte.data import shapes
 from halfbyte.data.records import Record
 from halfbyte.data.rows import Row
-from halfbyte.data.shapes import LEFT_AWAY, Refused, merged, shape_for
+from halfbyte.data.shapes import LEFT_AWAY, Refused, label_meant, shape_for
+from halfbyte.errors import DataError
 from halfbyte.recipe.schema import (
     InstructionData,
     LabelData,
@@ -141,15 +143,32 @@ def test_a_pattern_takes_the_class_out_of_the_column():
     assert shaped(section, {"t": "a", "l": "inform(name[A])"}, told).label == "inform"
     assert not told
     assert shaped(section, {"t": "a", "l": "confirm(name[A])"}, told).answered == "inform"
-    assert told == {merged("confirm", "inform"): 1}
+    assert told == {"confirm": 1}
     assert why(section, {"t": "a", "l": "no act"}) == ("data.label_pattern finds no class in 'no act'", True)
     assert why(section, {"t": "a", "l": "other"})[1], "the group of the class took no part: it was None"
+
+
+def test_a_pattern_that_never_ends_is_told(monkeypatch):
+    """Repetition inside repetition took more than a day for forty letters."""
+    monkeypatch.setattr(shapes, "LONGEST_SEARCH_S", 0.2)
+    section = LABEL.model_copy(update={"label_pattern": r"^(.*?,){25}(P)"})
+    with pytest.raises(DataError, match=r"data\.label_pattern is not done with '1,1") as caught:
+        shaped(section, {"t": "a", "l": "1," * 60})
+    assert "one repetition inside another" in caught.value.hint
 
 
 def test_a_merged_class_must_be_declared_too():
     section = LABEL.model_copy(update={"labels": ["a", "b"], "merge_labels": {"x": "b", "y": "z"}})
     assert shaped(section, {"t": "t", "l": "x"}).label == "b"
     assert why(section, {"t": "t", "l": "y"})[0].startswith("label 'z' not in")
+
+
+@pytest.mark.parametrize(("label", "meant"), [
+    ("postive", "positive"), ("godo", "good"), ("neu", None), ("unhappy", None), ("class 3", None), ("positive", None), ("posotive", "positive"),
+])  # fmt: skip
+def test_only_a_typing_error_is_taken_for_another_class(label, meant):
+    """`neu` was asked whether it meant `neg`."""
+    assert label_meant(label, ["positive", "good", "neg", "happy", "class 1", "class 2"]) == meant
 
 
 # Tags
@@ -240,6 +259,35 @@ def test_lists_that_are_no_conversation(cell, seen, bad):
     found, malformed = why(MESSAGES, {} if cell is None else {"messages": cell})
     assert found == seen or (found.startswith(seen) and seen.startswith("a system"))
     assert malformed is bad
+
+
+def said(content: object, **more) -> dict:
+    return {"messages": [{"role": "user", "content": content, **more}, {"role": "assistant", "content": "b"}]}
+
+
+def test_content_in_parts_is_joined():
+    """OpenAI's list of parts was refused as a list."""
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "this?"}]
+    assert turns(MESSAGES, said(parts))[0] == ("user", "What is this?")
+    assert why(MESSAGES, said([*parts, {"type": "image_url", "image_url": {"url": "x"}}])) == ("message 1: a part is 'image_url': images are not read", True)
+    assert why(MESSAGES, said([{"type": "input_audio"}])) == ("message 1: a part is 'input_audio': only text is read", True)
+    assert why(MESSAGES, said([{"type": "text"}])) == ("message 1: 'content' is a list, need text", True)
+    assert why(MESSAGES, said([])) == ("message 1: 'content' is a list, need text", True)
+
+
+@pytest.mark.parametrize("turn", [
+    {"role": "tool", "content": "21 degrees"}, {"role": "function", "content": "21"}, {"role": "Function_Call", "content": "21"},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, {"role": "assistant", "content": "", "function_call": {"name": "f"}},
+])  # fmt: skip
+def test_tool_calls_are_refused_by_name(turn):
+    """They were an unknown role, or nothing where text was needed, with no word of what to do."""
+    seen, bad = why(MESSAGES, {"messages": [*listed(("user", "a?")), turn, *listed(("assistant", "b"))]})
+    assert seen.startswith(f"message 2: role {turn['role']!r}: tool calls are not supported: drop those turns, or set data.on_bad_row=skip")
+    assert bad
+
+
+def test_an_answer_without_tool_calls_may_have_an_empty_key_for_them():
+    assert turns(MESSAGES, said("a", tool_calls=None)) == [("user", "a"), ("assistant", "b")]
 
 
 ROLES = st.sampled_from(["system", "user", "assistant", "human", "gpt", "bot", ""])

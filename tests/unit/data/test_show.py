@@ -36,7 +36,7 @@ def text_of(shown: Shown, kind: str | None = None) -> str:
 
 def test_a_record_says_who_speaks_and_where_it_stands():
     (shown,) = show_records([TALK, TALK], 1)
-    assert shown.title == "a.jsonl:3  label 'x'  group 'ann'"
+    assert shown.title == "a.jsonl:3 · label 'x' · group 'ann'"
     assert [(span.kind, span.text) for span in shown.spans[:4]] == [
         ("role", "user"), ("context", "who comes <b>there</b>?"), ("role", "assistant"), ("trained", "the keeper"),
     ]  # fmt: skip
@@ -65,7 +65,7 @@ def test_tokens_are_shown_as_they_train(kind):
         (shown,) = show_rows([row], tokenizer, 1)
         assert text_of(shown) == tokenizer.decode(row.ids)
         assert text_of(shown, "trained") == tokenizer.decode([token for token, flag in zip(row.ids, row.trained) if flag])
-        assert shown.title == f"a:1  {row.supervised} of {len(row.ids)} tokens trained"
+        assert shown.title == f"a:1 · {row.supervised} of {len(row.ids)} tokens trained"
 
 
 @pytest.mark.parametrize("kind", ["blank", "first", "llama"])
@@ -162,9 +162,9 @@ class Page(HTMLParser):
 def test_the_page_holds_the_text_and_nothing_of_it_is_markup():
     """BAD_INPUTS 58: control and direction characters are made visible; a script in the data stays text."""
     shown = [
-        Shown(f"{text}:1  label {text!r}", [Span(text, kind), Span("x", "context")]) for text in WICKED for kind in ("trained", "context", "padding", "role")
+        Shown(f"{text}:1 · label {text!r}", [Span(text, kind), Span("x", "context")]) for text in WICKED for kind in ("trained", "context", "padding", "role")
     ]
-    page = to_page(shown, "a & <b> {x}", [(f"name {text}", text) for text in WICKED])
+    page = to_page(shown, "a & <b> {x}", [(f"name {text}", text) for text in WICKED], "record")
     parsed = Page(page)
     assert parsed.open == []
     assert set(parsed.tags) == {"html", "meta", "title", "style", "h1", "table", "tr", "th", "td", "ul", "li", "span", "section", "h2", "p", "i"}
@@ -175,7 +175,7 @@ def test_the_page_holds_the_text_and_nothing_of_it_is_markup():
 
 
 def test_the_page_needs_no_network():
-    page = to_page([Shown("a", [Span("the lamp", "trained")])], "t", [("a", "b")])
+    page = to_page([Shown("a", [Span("the lamp", "trained")])], "t", [("a", "b")], "tokens")
     assert not re.search(r"https?:|//|url\(|@import|src=|href=|<script", page)
     assert "default-src 'none'" in page
 
@@ -183,7 +183,7 @@ def test_the_page_needs_no_network():
 def test_the_page_of_real_rows_shows_each_token_once():
     row = row_of(TALK)
     tokenizer = tokenizer_of("bytes", "chatml")
-    page = Page(to_page(show_rows([row], tokenizer, 1), "t", []))
+    page = Page(to_page(show_rows([row], tokenizer, 1), "t", [], "tokens"))
     text = page.said.split("trained\n")[-1]
     assert page.said.replace("\u21b5\n", "\n").count("the lamp\nis lit<|im_end|>") == 1
     assert "who comes <b>there</b>?" in page.said
@@ -193,7 +193,7 @@ def test_the_page_of_real_rows_shows_each_token_once():
 
 
 def test_neighbouring_tokens_are_told_apart():
-    page = to_page([Shown("a", [Span("the", "trained"), Span(" lamp", "trained"), Span(" x", "trained")])], "t", [])
+    page = to_page([Shown("a", [Span("the", "trained"), Span(" lamp", "trained"), Span(" x", "trained")])], "t", [], "tokens")
     assert re.findall(r'<span class="(.*?)">', page) == ["trained", "trained b", "trained"]
 
 
@@ -209,5 +209,5 @@ def test_random_text_survives_the_page():
     draw = random.Random(3)
     for text in random_texts(60, 4, marks=("<script>", "&amp;", "</i>")):
         spans = [Span(part, draw.choice(["trained", "context"])) for part in re.findall(r"(?s).{1,3}", text)]
-        said = Page(to_page([Shown(json.dumps(text), spans)], "t", [])).said
+        said = Page(to_page([Shown(json.dumps(text), spans)], "t", [], "tokens")).said
         assert visible(text).replace("\n", "\u21b5\n") in said

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from halfbyte.data.near import jaccard, normalise
 from halfbyte.data.read import read_records
 from halfbyte.data.records import Record
+from halfbyte.data.shapes import Refused
 from halfbyte.data.split import OUT, SIDES, TEST, TRAIN, VALIDATION, Split, split_records
 from halfbyte.data.survey import Survey, survey_records
 from halfbyte.errors import DataError
 from halfbyte.recipe.schema import AutoData, TextData
-from planted import BOOK, LABELS, PAIRS, SEPARATE, near_copy, pair, pairs, shared, sides, split_of, text
+from planted import BOOK, CHATS, LABELS, PAIRS, SEPARATE, near_copy, pair, pairs, shared, sides, split_of, text
 
 # Nothing on two sides
 
@@ -107,6 +108,47 @@ def test_near_copies_are_dropped_when_the_recipe_says_so():
     assert not split_of(PAIRS, same, near_duplicates="drop")[0].left_out, "other answers are other rows"
 
 
+def growing(turns: int, talks: int) -> list[Record]:
+    """Each conversation in as many rows as it has turns, each row a turn longer."""
+
+    def said(talk: int, turn: int) -> tuple[dict[str, str], ...]:
+        return ({"role": "user", "content": text((talk, turn))}, {"role": "assistant", "content": text((talk, turn, "a"))})
+
+    return [
+        Record("a.jsonl", talk * turns + end + 1, messages=tuple(m for turn in range(end + 1) for m in said(talk, turn)), group=str(talk))
+        for talk in range(talks) for end in range(turns)
+    ]  # fmt: skip
+
+
+def test_conversations_that_grow_row_by_row_stay_whole():
+    """A row of three turns trained what the row of four was tested on."""
+    records = growing(4, 30)
+    split, _ = split_of(CHATS, [replace(record, group="") for record in records])
+    assert not shared(split, [record.group for record in records])
+    assert split.count(TEST) == 16
+    assert "share a prompt, a first exchange or a response," in split.decision.reason
+
+
+def test_a_greeting_binds_nothing():
+    """Guards against one giant conversation where all begin with the same two sentences."""
+    hello = ({"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "How can I help you?"})
+    records = [replace(record, messages=hello + record.messages) for record in growing(1, 60)]
+    split, _ = split_of(CHATS, records)
+    assert [split.count(side) for side in (TRAIN, VALIDATION, TEST)] == [46, 5, 9]
+    assert not split.notes
+
+
+@pytest.mark.parametrize(("section", "more", "note"), [
+    (BOOK, {"group_column": "author", "near_duplicates": "drop"}, "data.group_column, data.near_duplicates does nothing: a book is kept as it stands"),
+    (SEPARATE, {"gap": 7, "separator": " "}, "data.gap, data.separator does nothing: the rows are texts of their own"),
+    (BOOK, {"gap": 7}, None), (SEPARATE, {"near_duplicates": "drop"}, None), (PAIRS, {"near_duplicates": "drop"}, None),
+])  # fmt: skip
+def test_a_key_that_does_nothing_is_told(section, more, note):
+    records = [Record("a", line, text=text(line)) for line in range(40)] if section is not PAIRS else pairs(*[(text(i), text((i, "a"))) for i in range(40)])
+    split, _ = split_of(section, records, **more)
+    assert [said[: len(note)] for said in split.notes] == [note] if note else split.notes == []
+
+
 def test_groups_stay_whole():
     records = [pair(text(i), text((i, "a")), group=f"author {i % 25}") for i in range(200)]
     split, _ = split_of(PAIRS, records, group_column="author")
@@ -130,9 +172,10 @@ def test_a_prompt_that_is_asked_often_goes_whole_to_the_training_rows():
 
 
 @pytest.mark.parametrize(("records", "more", "cause"), [
-    ([pair(text(i), text((i, "a")), group="one author") for i in range(50)], {"group_column": "author"}, "data.group_column"),
-    ([pair(near_copy(0, i), text((i, "a"))) for i in range(40)], {}, "data.near_duplicates"),
-    ([pair("Tell me a story.", text((i, "a"))) for i in range(50)], {}, "data.near_duplicates"),
+    ([pair(text(i), text((i, "a")), group="one author") for i in range(50)], {"group_column": "author"},
+     "(data.group_column): name a column with smaller groups, or take it out, which parts them"),
+    ([pair(near_copy(0, i), text((i, "a"))) for i in range(40)], {}, "(data.near_duplicates): data.near_duplicates=ignore parts them"),
+    ([pair("Tell me a story.", text((i, "a"))) for i in range(50)], {}, "(they ask the same): give the part as a file of its own"),
 ])  # fmt: skip
 def test_one_giant_group_is_told(records, more, cause):
     """Nothing can be held out of it without a leak; neither does it leak in silence."""
@@ -140,7 +183,7 @@ def test_one_giant_group_is_told(records, more, cause):
     count = len(records)
     assert (split.count(VALIDATION), split.count(TEST)) == (0, 0)
     assert split.notes == [
-        f"0 of {round(count * share)} {side} rows could be held out: {count} of {count} rows belong together ({cause})"
+        f"0 of {round(count * share)} {side} rows could be held out: {count} of {count} rows belong together {cause}"
         for side, share in (("test", 0.15), ("validation", 0.08))
     ]
 
@@ -159,7 +202,8 @@ def test_as_much_is_held_out_as_was_asked_for(rows, more):
 def test_tiny_files(rows):
     split, _ = split_of(PAIRS, [pair(text(i), text((i, "a"))) for i in range(rows)])
     assert split.count(TRAIN) >= 2
-    assert not split.notes
+    told = [] if rows > 6 else [f"nothing could be held out of {rows} rows"]
+    assert [note.split(":")[0].removesuffix(" for validation") for note in split.notes] == told
 
 
 @pytest.mark.parametrize("section", [PAIRS, BOOK, SEPARATE])
@@ -173,7 +217,7 @@ def test_no_share_holds_nothing_out(section):
 
 @pytest.mark.parametrize("rows", [0, 1, 4])
 def test_too_few_rows_are_refused(rows):
-    with pytest.raises(DataError, match=rf"a.csv: {rows} rows leave \d to train on") as caught:
+    with pytest.raises(DataError, match=rf"a.csv: {rows} rows? leaves? \d to train on") as caught:
         split_of(PAIRS, [pair(text(i), text((i, "a"))) for i in range(rows)], validation_share=0.4, test_share=0.5)
     assert "data.test_share" in caught.value.hint
 
@@ -335,6 +379,47 @@ def test_copies_in_a_book_are_kept():
 def test_shares_are_of_characters_not_of_rows():
     split = book([10] * 90 + [90] * 10)
     assert (split.count(VALIDATION), split.count(TEST)) == (2, 3)
+
+
+def test_a_book_in_one_piece_is_refused_with_its_mend():
+    """It left 0 rows to train on, and the mend was to give more rows."""
+    with pytest.raises(DataError, match=r"a\.txt: the text is in one piece, so nothing can be held out of it") as caught:
+        book([5000])
+    assert caught.value.hint.startswith("put blank lines between its paragraphs, or hold nothing out")
+    assert book([5000], validation_share=0.0, test_share=0.0).count(TRAIN) == 1
+    with pytest.raises(DataError, match="2 rows leave 0 to train on") as caught:
+        book([9000, 10])
+    assert caught.value.hint == "put blank lines between its paragraphs"
+
+
+def test_a_book_in_few_pieces_says_what_it_holds_out():
+    """Three giant paragraphs: a third was the test part, nothing validated, and no word of it."""
+    split = book([1000, 1000, 1000])
+    cause = "because the text has only 3 paragraphs: put blank lines between its paragraphs"
+    assert split.notes == [
+        f"validation has 0% of the characters instead of 8%, {cause}", f"test has 33% of the characters instead of 15%, {cause}",
+    ]  # fmt: skip
+    assert not book([100] * 100).notes
+
+
+@pytest.mark.parametrize(("records", "more", "hint"), [
+    (pairs(*[("a", "b")] * 9), {}, "give more rows that differ, or keep repeated ones with data.keep_duplicates=true"),
+    ([pair(near_copy(0, i), "b") for i in range(9)], {"near_duplicates": "drop"}, "give more rows that differ, or take out data.near_duplicates=drop"),
+    ([Refused("a.csv", i, "empty prompt or response", "the response is empty") for i in range(9)], {},
+     "fill the columns, or name others with data.prompt_column and data.response_column"),
+])  # fmt: skip
+def test_the_mend_follows_what_took_the_rows(records, more, hint):
+    """Empty columns were to be mended with smaller shares."""
+    with pytest.raises(DataError, match=r"9 rows leave [01] to train on") as caught:
+        split_of(PAIRS, records, **more)
+    assert caught.value.hint == hint
+
+
+def test_the_mend_for_overlap_is_to_keep_it():
+    train = pairs(*[(text(i), text((i, "a"))) for i in range(9)])
+    with pytest.raises(DataError, match="leave 0 to train on") as caught:
+        split_of(PAIRS, train, [], [replace(record, file="t.csv") for record in train[:9]], drop_overlap=True)
+    assert caught.value.hint.startswith("give more rows") or "data.drop_overlap" in caught.value.hint
 
 
 # The real files

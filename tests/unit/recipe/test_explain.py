@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from halfbyte.recipe.explain import every_key
-from halfbyte.recipe.schema import AutoData, Recipe, SomeData
+from halfbyte.recipe.schema import FileData, Recipe, SomeData
 
 ROWS = every_key()
 
@@ -51,10 +51,10 @@ def test_a_key_of_some_kinds_names_them():
     kinds = {f"data.{get_args(kind.model_fields['kind'].annotation)[0]}": kind for kind in get_args(SomeData)}
     has: dict[str, set[str]] = {}
     for name, kind in kinds.items():
-        for key in set(kind.model_fields) - set(AutoData.model_fields):
+        for key in set(kind.model_fields) - set(FileData.model_fields) - {"kind"}:
             has.setdefault(f"data.{key}", set()).add(name.removeprefix("data."))
     assert told == {**has, "quant.double_quant": {"nf4", "fp4"}}
-    assert has["data.loss"] == {"prompt_response", "structure", "instruction", "messages", "sharegpt", "tagged", "label"}
+    assert has["data.loss"] == {"prompt_response", "structure", "instruction", "messages", "sharegpt", "tagged", "label", "auto"}
 
 
 def test_every_kind_is_described():
