@@ -37,9 +37,9 @@ import halfbyte
 from claims import RESULTS, record, save_raw
 from halfbyte.data.audit import audit
 from halfbyte.data.files import open_source
-from halfbyte.data.parts import records_of
 from halfbyte.data.prepare import prepare_data
 from halfbyte.data.read import read_records
+from halfbyte.data.split import TRAIN
 from halfbyte.errors import HalfbyteError
 from halfbyte.recipe.schema import AutoData
 
@@ -290,7 +290,7 @@ def read_through(file: Path, on_bad_row: str) -> None:
     section = AutoData(path=str(file), on_bad_row=on_bad_row)
     for _ in read_records(section).outcomes():
         pass
-    audit(records_of(section))
+    audit([(TRAIN, read_records(section).outcomes())])
     try:
         prepare_data(section, 0, tokenizer())
     except HalfbyteError as error:  # two rows cannot be split, for instance
@@ -414,8 +414,8 @@ def main() -> None:
     if asked.keep:
         asked.keep.mkdir(parents=True, exist_ok=True)
     if asked.one is not None:
-        print(make_file(asked.one, asked.seed, asked.keep)[0])
         with tempfile.TemporaryDirectory() as folder:
+            print(make_file(asked.one, asked.seed, asked.keep or Path(folder))[0])
             print(*outcome_of(asked.one, asked.seed, Path(folder)), sep="\n")
         return
     begun = time.monotonic()

@@ -4,10 +4,12 @@ What stands before an answer is tokenised exactly as generation tokenises it, so
 prefix of the ids of its row and the first trained token is the first one that a user's model will say.
 """
 
+import gc
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -19,6 +21,9 @@ from halfbyte.data.render import Example, Piece
 ANCHORS = ("\n", "\x01")
 # Waking the threads of a batch takes longer than one or two texts do.
 FEWEST_IN_A_BATCH = 4
+# Characters without a blank, as in base64 or a Chinese novel, that are merged as one word: the time grows faster than the word.
+LONGEST_WORD = 50_000
+TOO_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,9 @@ class Encoder:
             for segment in row:
                 texts[segment.literal].append(anchor + segment.text)
                 anchor = self.anchors[0][0] if self.anchors else ""
-        plain, literal = (iter(self._ids(asked, literal)) for literal, asked in texts.items())
-        return [self._tokens(example, row, plain, literal) for example, row in zip(examples, rows)]
+        with _without_looking_for_cycles():
+            plain, literal = (iter(self._ids(asked, literal)) for literal, asked in texts.items())
+            return [self._tokens(example, row, plain, literal) for example, row in zip(examples, rows)]
 
     def prompt(self, pieces: Sequence[Piece]) -> list[int]:
         """Ids of a prompt. The begin mark stands first if the tokenizer begins its texts with one and the text does not."""
@@ -85,7 +91,7 @@ class Encoder:
             return [place for place in backend.encode(text, add_special_tokens=False).offsets if place[1] > place[0]]
 
     def _tokens(self, example: Example, row: Sequence[Piece], plain: Iterator[list[int]], literal: Iterator[list[int]]) -> Tokens:
-        ids = [] if row else list(self.begin)
+        ids: list[int] = [] if row else list(self.begin)
         trained = [False] * len(ids)
         for segment in row:
             new = next(literal if segment.literal else plain)
@@ -93,8 +99,11 @@ class Encoder:
                 new = self._without_anchor(new, segment)
             if not ids and new[: len(self.begin)] != self.begin:
                 new = self.begin + new
-            ids += new
             trained += [segment.trained] * len(new)
+            if ids:
+                ids += new
+            else:
+                ids = new
         return Tokens(ids, trained, example.file, example.line)
 
     def _without_anchor(self, ids: list[int], segment: Piece) -> list[int]:
@@ -112,12 +121,29 @@ class Encoder:
         """`literal`: control marks in the texts are plain text."""
         if not texts:
             return []
+        if max(map(len, texts)) > LONGEST_WORD:
+            return [self._ids_of_pieces(text, literal) for text in texts]
+        return self._ids_of_batch(texts, literal)
+
+    def _ids_of_batch(self, texts: Sequence[str], literal: bool) -> list[list[int]]:
         if not self.tokenizer.is_fast:
             return [list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=literal, verbose=False)["input_ids"]) for text in texts]
         with self._backend(literal) as backend:
             if len(texts) < FEWEST_IN_A_BATCH:
                 return [backend.encode(text, add_special_tokens=False).ids for text in texts]
             return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _ids_of_pieces(self, text: str, literal: bool) -> list[int]:
+        """Cut inside words that are too long to be merged as one; any other text in one piece."""
+        cuts = [found.end() for found in TOO_LONG_WORD.finditer(text)]
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)]) if start < end]
+        if len(pieces) < 2:
+            return self._ids_of_batch(pieces, literal)[0]
+        anchor = self.anchors[0][0] if self.anchors else ""
+        first, *others = self._ids_of_batch([pieces[0], *(anchor + piece for piece in pieces[1:])], literal)
+        if anchor:
+            others = [self._without_anchor(ids, Piece(piece, trained=True, literal=literal)) for ids, piece in zip(others, pieces[1:], strict=True)]
+        return list(chain(first, *others))
 
     @contextmanager
     def _backend(self, literal: bool) -> Iterator[Any]:
@@ -130,6 +156,18 @@ class Encoder:
             yield backend
         finally:
             backend.encode_special_tokens = False
+
+
+@contextmanager
+def _without_looking_for_cycles() -> Iterator[None]:
+    """A batch makes thousands of lists that stay; looking through them again and again took a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase) -> Tokens:

@@ -1,12 +1,14 @@
 """From pieces to ids: the prompt is a prefix, the answer comes back byte for byte, and a control mark is only what a template wrote."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import FAMILIES, compared, faults, random_conversation
+from halfbyte.data import tokens
 from halfbyte.data.records import Record
 from halfbyte.data.render import Example, Piece, Template, choose_template, render_prompt, render_record
 from halfbyte.data.tokens import Encoder, Tokens, begin_ids, encode_example, encode_pieces
@@ -260,3 +262,18 @@ def test_ids_are_those_of_transformers(name):
         messages = random_conversation(random.Random(seed), FAMILIES[name], marks=False)
         assert compared(name, messages)["text"]
         assert compared(name, messages)["joined ids"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_word_of_megabytes_is_cut_and_loses_nothing(monkeypatch, kind):
+    """Merging twelve million letters as one word took more than ten seconds; a text with blanks is tokenised as ever."""
+    encoder = Encoder(tokenizer_of(kind))
+    text = "the lamp " * 30 + "lamp" * 100 + " the lamp\n" + "lamp" * 30
+    whole, short = encoder.text(text, begins=True), encoder.text("the lamp " * 30, begins=True)
+    monkeypatch.setattr(tokens, "LONGEST_WORD", 50)
+    monkeypatch.setattr(tokens, "TOO_LONG_WORD", re.compile(r"\S{50}"))
+    cut = encoder.text(text, begins=True)
+    decode = encoder.tokenizer.decode
+    assert decode(cut) == decode(whole)
+    assert len(whole) <= len(cut) <= len(whole) + 12
+    assert encoder.text("the lamp " * 30, begins=True) == short
