@@ -23,7 +23,8 @@ ANCHORS = ("\n", "\x01")
 FEWEST_IN_A_BATCH = 4
 # Characters without a blank, as in base64 or a Chinese novel, that are merged as one word: the time grows faster than the word.
 LONGEST_WORD = 50_000
-TOO_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}")
+# Tried only where a word begins: anywhere else a long word would be read again from each of its letters.
+TOO_LONG_WORD = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD}}}\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class Encoder:
 
     def _ids_of_pieces(self, text: str, literal: bool) -> list[int]:
         """Cut inside words that are too long to be merged as one; any other text in one piece."""
-        cuts = [found.end() for found in TOO_LONG_WORD.finditer(text)]
+        cuts = [place for found in TOO_LONG_WORD.finditer(text) for place in range(found.start() + LONGEST_WORD, found.end(), LONGEST_WORD)]
         pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)]) if start < end]
         if len(pieces) < 2:
             return self._ids_of_batch(pieces, literal)[0]
