@@ -96,8 +96,9 @@ def audit(section: SomeData, listener: Listener | None = None) -> Audit:
     found = audit_parts([(part, _told(reading.outcomes(), listener)) for part, reading in readings], isinstance(first, TextData) and first.rows == "book")
     decisions = dict.fromkeys(decision for _, reading in readings for decision in reading.decisions)
     notes = [note for _, reading in readings for note in (*reading.source.notes, *reading.notes)]
-    notes += [f"{count} rows left out: {reason}" for _, reading in readings for reason, count in reading.source.left_out.items()]
-    return replace(found, decisions=list(decisions), notes=notes)
+    notes += [f"{count} row{'s' * (count != 1)} left out: {reason}" for _, reading in readings for reason, count in reading.source.left_out.items()]
+    unread = sum(reading.source.left_out.total() for _, reading in readings)
+    return replace(found, left_out=found.left_out + unread, decisions=list(decisions), notes=notes)
 
 
 def show(loaded: Loaded, stage: str, count: int, line: int | None = None, listener: Listener | None = None) -> tuple[list[Shown], list[tuple[str, str]]]:

@@ -20,7 +20,7 @@ from halfbyte.data.labels import label_form
 from halfbyte.data.personal import KINDS, find_personal, mask
 from halfbyte.data.records import Record
 from halfbyte.data.shapes import Refused
-from halfbyte.data.split import TRAIN
+from halfbyte.data.split import ORNAMENT, TRAIN
 from halfbyte.recipe.plan import Decision
 
 MOST_COMPARED = 1_000_000  # rows that are compared with one another, about 400 bytes of memory each
@@ -245,7 +245,7 @@ class _Seen:
             name = "stands in train and in a held-out file" if other[0] == TRAIN else "stands in both held-out files"
             self._note(name, record, whole, said=f" (as {other[1]})")
         elif row in self.row_places:
-            if not self.book or len(whole) >= CONSTANT_CHARACTERS:
+            if not self.book or len(whole) >= ORNAMENT:
                 self._note("repeated paragraphs" if self.book else "exact duplicates", record, whole, said=f" (as {self.row_places[row]})")
             return False
         elif form in self.forms and not self.book:
@@ -261,7 +261,7 @@ class _Seen:
 
     def _other_part(self, record: Record, part: int, form: int) -> tuple[int, str] | None:
         """The part and place of a row of another part that asks the same. A row of a book has to be long enough to be told from others."""
-        if self.askers is None or (self.book and len(record.text) < CONSTANT_CHARACTERS):
+        if self.askers is None or (self.book and len(record.text) < ORNAMENT):
             return None
         key = _form(record.asked.split()) if record.messages else form
         if len(self.askers) < MOST_COMPARED:

@@ -123,11 +123,15 @@ class Fitter:
         return fitted
 
     def _without_megabytes(self, record: Record) -> Record | None:
-        """Without the middle of a prompt that is too long by far; None where an answer or a system text is."""
-        if all(len(message["content"]) <= self.most_characters for message in record.messages):
+        """Without the middle of a prompt and the turns up to an answer that are too long by far; None where the last answer or a system text is."""
+        large = [place for place, message in enumerate(record.messages) if len(message["content"]) > self.most_characters]
+        if not large:
             return record
-        if any(len(message["content"]) > self.most_characters for message in record.messages if message["role"] != "user"):
+        answers = [place for place in large if record.messages[place]["role"] != "user"]
+        last = max(place for place, message in enumerate(record.messages) if message["role"] == "assistant")
+        if answers and (answers[0] == 0 or answers[-1] >= last):
             return None
+        record = _from_turn(record, answers[-1] + 1) if answers else record
         half = self.most_characters // 2
         return replace(record, messages=tuple(
             {**message, "content": message["content"][:half] + LEFT_OUT + message["content"][-half:]} if len(message["content"]) > 2 * half else message

@@ -2,7 +2,8 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
@@ -26,40 +27,64 @@ ENDLESS = ("field larger than field limit", "unexpected end of data")
 def look_at_csv(file: File) -> Part:
     """Raises DataError for a header that cannot be one, and where two delimiters are equally likely."""
     named = _named_delimiter(file)
-    delimiter, decision = (named, [Decision("delimiter", repr(named), "the first line says so (sep=)")]) if named else _find_delimiter(file)
+    delimiter, decision = named or _find_delimiter(file)
     above = 1 if named else 0
     line, columns = next(_csv_cells(file, delimiter, above, Problems()), (0, []))
     if not columns:
         raise DataError(f"{file.path}: holds no header under the line with sep=", hint="export it again, or give another file")
     check_names(columns, f"{file.path}:{line}")
-    unnamed = [place for place, name in enumerate(columns) if not name]
-    for place in unnamed:
-        _refuse_unnamed(file, delimiter, above, place, f"{file.path}:{line}")
-    notes = [f"{file.path}: {len(unnamed)} column{'s' * (len(unnamed) > 1)} without a name left out"] if unnamed else []
-    read = partial(_csv_rows, file, delimiter, above)
-    return Part(file.path, [name for name in columns if name], read, file.sha256, [*file.decisions, *decision], file.notes + notes)
+    unnamed: dict[int, bool] = {}
+    if not all(columns):
+        head: list[list[str]] = []
+        with suppress(DataError):  # told when the rows are read
+            head += (cells for _, cells in islice(_csv_cells(file, delimiter, above, Problems("skip")), 1, TRIED_ROWS + 1))
+        unnamed = look_at_unnamed(columns, head, f"{file.path}:{line}")
+    read = partial(_csv_rows, file, delimiter, above, unnamed)
+    notes = [*file.notes, *note_unnamed(file.path, unnamed)]
+    return Part(file.path, [name for name in columns if name], read, file.sha256, [*file.decisions, *decision], notes)
 
 
-def _refuse_unnamed(file: File, delimiter: str, above: int, place: int, header: str) -> None:
-    """A column without a name may be left out where it is empty, or numbers the rows as pandas does; anything else would be lost."""
-    values = []
-    with suppress(DataError):  # told when the rows are read
-        values = [cells[place].strip() for _, cells in islice(_csv_cells(file, delimiter, above, Problems("skip")), 1, TRIED_ROWS + 1)]
-    filled = [value for value in values if value]
-    if 2 * len(filled) <= len(values):
-        return
-    numbers = [int(value) for value in filled if WHOLE_NUMBER.fullmatch(value)]
-    # The first column numbers the rows of a shuffled table too.
-    if len(numbers) == len(filled) == len(set(numbers)) and (place == 0 or numbers == sorted(numbers)):
-        return
-    said = f"column {place + 1} has no name, yet {len(filled)} of the first {len(values)} rows have a value there"
-    raise DataError(f"{header}: {said}", hint="write its name into the header, or take the column out")
+def look_at_unnamed(columns: list[str], head: Iterable[list[str]], where: str) -> dict[int, bool]:
+    """The places of columns without a name, and whether these number the rows as pandas does.
+
+    Raises DataError where one is mostly filled with anything else, by its first cells (head): that would be lost.
+    """
+    unnamed = {}
+    for place in (place for place, name in enumerate(columns) if not name):
+        values = [cells[place].strip() for cells in head]
+        filled = [value for value in values if value]
+        numbers = [int(value) for value in filled if WHOLE_NUMBER.fullmatch(value)]
+        mostly = 2 * len(filled) > len(values)
+        # The first column numbers the rows of a shuffled table too.
+        unnamed[place] = mostly and len(numbers) == len(filled) == len(set(numbers)) and (place == 0 or numbers == sorted(numbers))
+        if mostly and not unnamed[place]:
+            said = f"column {place + 1} has no name, yet {len(filled)} of the first {len(values)} rows have a value there"
+            raise DataError(f"{where}: {said}", hint="write its name into the header, or take the column out")
+    return unnamed
 
 
-def _csv_rows(file: File, delimiter: str, above: int, problems: Problems) -> Iterator[Row]:
+def note_unnamed(name: str, unnamed: dict[int, bool]) -> list[str]:
+    return [f"{name}: {len(unnamed)} column{'s' * (len(unnamed) > 1)} without a name left out"] if unnamed else []
+
+
+def counting_lost(rows: Iterable[tuple[int, list[str]]], unnamed: dict[int, bool], name: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    """The same rows; at the end notes how many have a value where no column has a name, numbers of rows aside."""
+    lost: Counter[int] = Counter()
+    for line, cells in rows:
+        for place, numbering in unnamed.items():
+            cell = cells[place].strip()
+            lost[place] += bool(cell) and not (numbering and WHOLE_NUMBER.fullmatch(cell))
+        yield line, cells
+    for place, count in lost.items():
+        if count:
+            have = "1 row has" if count == 1 else f"{count} rows have"
+            problems.notes.append(f"{name}: column {place + 1} without a name left out, though {have} a value there")
+
+
+def _csv_rows(file: File, delimiter: str, above: int, unnamed: dict[int, bool], problems: Problems) -> Iterator[Row]:
     found = _csv_cells(file, delimiter, above, problems)
     _, columns = next(found)
-    for line, values in found:
+    for line, values in counting_lost(found, unnamed, file.path, problems) if unnamed else found:
         cells = dict(zip(columns, values, strict=True))
         cells.pop("", None)
         yield Row(cells, file.path, line)
@@ -102,10 +127,17 @@ def _tell(error: csv.Error, where: str, problems: Problems, header: bool) -> Non
     problems.add(where, f"not CSV: {error}", "not CSV", "double the quotes inside a quoted field")
 
 
-def _named_delimiter(file: File) -> str:
+def _named_delimiter(file: File) -> tuple[str, list[Decision]] | None:
+    """By a first line with sep=, unless it is plainly wrong: a table of tabs keeps that line when a program saves it anew."""
     with reading_text(file, newline="") as stream:
-        found = NAMED.fullmatch(next(lines_of(file, stream)).rstrip("\r\n"))
-    return found[1] if found else ""
+        lines = lines_of(file, stream)
+        found = NAMED.fullmatch(next(lines).rstrip("\r\n"))
+        header = next((line for line in lines if line.strip("\r\n")), "") if found else ""
+    if not found:
+        return None
+    if "\t" in header and found[1] not in header:
+        return "\t", [Decision("delimiter", repr("\t"), f"it stands in the header, where {found[1]!r} of the first line (sep=) does not")]
+    return found[1], [Decision("delimiter", repr(found[1]), "the first line says so (sep=)")]
 
 
 def _find_delimiter(file: File) -> tuple[str, list[Decision]]:

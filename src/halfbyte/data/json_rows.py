@@ -22,6 +22,7 @@ LOOKED_AT = 1000
 # An object with one of these lists is one conversation; its turns are no rows.
 TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
 FIX = "mend it"
+SPREAD, ONE_A_LINE = "an object that goes over several lines", "write one object a line"
 TOO_DEEP = f"lists or objects nested deeper than {DEEPEST}"
 A_LIST = "write a list of objects, [{...}, {...}], or .jsonl with one object a line"
 BLANK = re.compile(r"[ \t\n\r]*")
@@ -136,6 +137,7 @@ def _telling_new_keys(read: Callable[[Problems], Iterator[Row]], columns: list[s
 
 def _line_rows(file: File, problems: Problems) -> Iterator[Row]:
     """One object a line."""
+    begun = False
     with reading_text(file) as stream:
         for number, line in enumerate(lines_of(file, stream), 1):
             if line[0] == "\ufeff":
@@ -152,12 +154,16 @@ def _line_rows(file: File, problems: Problems) -> Iterator[Row]:
                 if why_not := _why_no_row(cells, line, start, end):
                     raise _Refused(why_not)
             except (ValueError, RecursionError) as error:
-                if line.strip() == "{":
-                    problems.stop(f"{file.path}:{number}", "an object that goes over several lines", "write one object a line")
                 place = f":{error.pos + 1}" if isinstance(error, JSONDecodeError) else ""
-                problems.add(f"{file.path}:{number}{place}", _said(error), "not JSON", FIX)
+                if line.strip() != "{":
+                    problems.add(f"{file.path}:{number}{place}", _said(error), "not JSON", FIX)
+                elif begun:
+                    problems.add(f"{file.path}:{number}", SPREAD, "not JSON", ONE_A_LINE)
+                else:  # all objects of the file are likely written so
+                    problems.stop(f"{file.path}:{number}", SPREAD, ONE_A_LINE)
             else:
                 yield Row(cells, file.path, number)
+            begun = True
 
 
 def _listed_rows(file: File, key: str, problems: Problems) -> Iterator[Row]:

@@ -5,6 +5,7 @@ A column is recognised by its whole name, in any case, never by part of a word. 
 """
 
 import difflib
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 
 import regex
 
-from halfbyte.data.continuity import CONTINUED_SHARE, continued_share
+from halfbyte.data.continuity import follow_one_another
 from halfbyte.data.rows import Row
 from halfbyte.data.shapes import ROLES, SHAREGPT_ROLES, named_type, turn_marks
 from halfbyte.errors import DataError
@@ -33,6 +34,8 @@ from halfbyte.recipe.schema import (
 
 PROMPT_NAMES = ("prompt", "instruction", "question", "comment", "query", "input", "user", "human")
 RESPONSE_NAMES = ("response", "answer", "reply", "output", "completion", "assistant")
+# What an instruction is about: Alpaca's name, and Dolly's where that is not there.
+INPUT_NAMES = ("input", "context")
 TEXT_NAMES = ("text", "content", "body", "passage", "document", "review", "sentence")
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "intent", "rating", "stars")
 CHAT_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
@@ -53,9 +56,8 @@ SECTIONS: dict[str, type[SettledData]] = {
     "text": TextData, "prompt_response": PairData, "structure": StructureData, "instruction": InstructionData,
     "messages": MessagesData, "sharegpt": ShareGPTData, "tagged": TaggedData, "label": LabelData,
 }  # fmt: skip
-STATE_KIND = (
-    "state it behind the file or the recipe: data.kind=prompt_response data.prompt_column=... data.response_column=..., or data.kind=text data.column=..."
-)
+STATE_IT = "state it behind the file or the recipe: "
+STATE_KIND = f"{STATE_IT}data.kind=prompt_response data.prompt_column=... data.response_column=..., or data.kind=text data.column=..."
 STATE_COLUMN = "state it with data.column=..."
 
 
@@ -215,11 +217,8 @@ def _book_or_separate(texts: Sequence[str]) -> tuple[str, str]:
     said = f"half of them have {middle:.0f} characters or more"
     if middle < BOOK_ROW_CHARACTERS:
         return "separate", f"{said}: a text of its own each"
-    share = continued_share(texts)
-    if share is None:
-        return "separate", f"{said}, but too few can tell whether they follow one another: a text of its own each"
-    said += f", and {share:.0%} are more like the next one than like a distant one (book: {CONTINUED_SHARE:.0%} or more)"
-    return ("book", f"{said}: consecutive pieces of one text, joined") if share >= CONTINUED_SHARE else ("separate", f"{said}: a text of its own each")
+    book, why = follow_one_another(texts)
+    return ("book", f"{said}, and {why}: consecutive pieces of one text, joined") if book else ("separate", f"{said}, but {why}: a text of its own each")
 
 
 def _text_column(seen: Seen) -> tuple[str, str]:
@@ -235,21 +234,31 @@ def _text_column(seen: Seen) -> tuple[str, str]:
 
 
 def _find(section: AutoData, seen: Seen) -> tuple[SettledData, Decision]:
+    """What the recipe states rules readings out; that a key stands there with its default, as in the recipe that a run keeps, states nothing."""
+    stated = {key: value for key, value in section.model_dump(exclude_unset=True).items() if value != AutoData.model_fields[key].default}
+    if section.column is not None and seen.columns:
+        _must_have(seen, [("data.column", section.column)])
+        seen = replace(seen, columns=[section.column])
     readings = [*_chat_readings(seen), *_pair_readings(seen), *_label_readings(seen)] if seen.columns else []
     readings = readings or [_text_reading(seen)]
-    if len(readings) > 1:
-        ways = "; or ".join(f"{reading.kind} ({reading.reason})" for reading in readings)
-        raise DataError(f"{seen.where}: can be read in {len(readings)} ways: {ways}", hint=STATE_KIND)
-    reading = readings[0]
-    values = {**section.model_dump(exclude_unset=True), "kind": reading.kind, **reading.names}
-    # A recipe with every default written out, as a run keeps it, states nothing by them.
-    foreign = {key: value for key, value in values.items() if key not in SECTIONS[reading.kind].model_fields}
-    if strange := [f"data.{key}" for key, value in foreign.items() if value != AutoData.model_fields[key].default]:
-        raise DataError(
-            f"{seen.where}: {', '.join(strange)}: {reading.kind} data have no prompts and answers ({reading.reason})", hint="take it out, or state data.kind"
-        )
-    settled = SECTIONS[reading.kind].model_validate({key: value for key, value in values.items() if key not in foreign})
-    return settled, Decision("data", reading.kind, reading.reason)
+    strange = [[key for key in stated if key not in SECTIONS[reading.kind].model_fields] for reading in readings]
+    fitting = [reading for reading, keys in zip(readings, strange, strict=True) if not keys]
+    if not fitting:
+        keys, kind = ", ".join(f"data.{key}" for key in strange[0]), readings[0].kind
+        raise DataError(f"{seen.where}: {keys}: {kind} data have no such key ({readings[0].reason})", hint="take it out, or state data.kind")
+    if len(fitting) > 1:
+        ways = "; or ".join(f"{reading.kind} ({reading.reason})" for reading in fitting)
+        raise DataError(f"{seen.where}: can be read in {len(fitting)} ways: {ways}", hint=STATE_IT + ", or ".join(map(_command, fitting)))
+    reading = fitting[0]
+    reason = reading.reason
+    if section.column is not None and reading.kind == "text":
+        reason = f"the recipe names the column {section.column!r}, which holds no turns"
+    return SECTIONS[reading.kind].model_validate({**reading.names, **stated, "kind": reading.kind}), Decision("data", reading.kind, reason)
+
+
+def _command(reading: _Reading) -> str:
+    """What states this reading, as it is typed in a shell."""
+    return " ".join([f"data.kind={reading.kind}", *(f"data.{key}={shlex.quote(name)}" for key, name in reading.names.items())])
 
 
 def _known(seen: Seen, names: Sequence[str]) -> list[str]:
@@ -277,7 +286,8 @@ def _pair_readings(seen: Seen) -> Iterator[_Reading]:
         if len(prompts) == len(responses) == 1:
             names = {"prompt_column": prompts[0], "response_column": responses[0]}
             yield _Reading("structure", names, f"columns {prompts[0]!r} and {responses[0]!r} are known names of sentence and meaning")
-    instructions, inputs, outputs = _known(seen, ("instruction",)), _known(seen, ("input",)), _known(seen, ("output",))
+    instructions, outputs = _known(seen, ("instruction",)), _known(seen, ("output",))
+    inputs = next(filter(None, (_known(seen, (name,)) for name in INPUT_NAMES)), [])
     if not outputs and inputs:
         outputs = _known(seen, RESPONSE_NAMES)
     if len(instructions) == len(outputs) == 1 and len(inputs) <= 1:
@@ -285,14 +295,19 @@ def _pair_readings(seen: Seen) -> Iterator[_Reading]:
         said = ", ".join(repr(name) for name in (*instructions, *inputs, *outputs))
         yield _Reading("instruction", names, f"columns {said} are the names of instruction data")
         return
-    prompts, responses = _known(seen, PROMPT_NAMES), _known(seen, RESPONSE_NAMES)
+    prompts, responses, texts = _known(seen, PROMPT_NAMES), _known(seen, RESPONSE_NAMES), _known(seen, TEXT_NAMES)
+    what_is_asked = "prompt" if prompts else "text"
+    if responses and not prompts and len(texts) == 1:
+        # What answers a text may be what is to be learnt, or the text alone.
+        prompts = texts
+        yield _text_reading(seen)
     if not prompts or not responses:
         return
     for what, found in (("prompt", prompts), ("response", responses)):
         if len(found) > 1:
             raise DataError(f"{seen.where}: which of the columns {', '.join(found)} is the {what}?", hint=STATE_KIND)
     names = {"prompt_column": prompts[0], "response_column": responses[0]}
-    yield _Reading("prompt_response", names, f"columns {prompts[0]!r} and {responses[0]!r} are known names of prompt and response")
+    yield _Reading("prompt_response", names, f"columns {prompts[0]!r} and {responses[0]!r} are known names of {what_is_asked} and response")
 
 
 def _label_readings(seen: Seen) -> Iterator[_Reading]:

@@ -44,6 +44,14 @@ def check_labels(survey: Survey, section: LabelData, kept: np.ndarray, drawn: np
     return _merged(survey, section) + notes + _conflicts(survey, kept)
 
 
+def check_trained(survey: Survey, trained: np.ndarray, drawn: np.ndarray) -> list[str]:
+    """A note on the classes of which every row is held out, since their rows belong together."""
+    lost = sorted(set(survey.label[drawn].tolist()) - set(survey.label[trained].tolist()))
+    named = ", ".join(repr(survey.labels[label]) for label in lost[:SHOWN_PAIRS]) + ", ..." * (len(lost) > SHOWN_PAIRS)
+    mend = "name a column with smaller groups, or give the parts as files"
+    return [f"{len(lost)} of the classes {_are(len(lost))} only tested and never trained, since their rows belong together: {named}; {mend}"] if lost else []
+
+
 def _merged(survey: Survey, section: LabelData) -> list[str]:
     """Which classes are read as others, over all parts: a file may well have no row of one."""
     counts = {label: survey.merged[label] for label in section.merge_labels}

@@ -1,6 +1,7 @@
 """A row -> what it says: one function a kind of data. A row that says nothing is Refused, with the reason and what was seen in it.
 
-No text is changed on the way, but for the blanks around tagged turns and around classes.
+Texts stay as they stand, but for the blanks around tagged turns and around classes. An instruction is joined with its input, and so
+are the parts of one message; a class may be read as another (data.merge_labels).
 """
 
 import difflib
@@ -34,6 +35,8 @@ SHAREGPT_ROLES = {**ROLES, "human": "user", "gpt": "assistant", "chatgpt": "assi
 # Who speaks for a program, and the keys under which an assistant calls one, in OpenAI's format and in ShareGPT's.
 TOOL_ROLES = {"tool", "function", "function_call", "tool_call", "function_response", "tool_response", "observation"}
 TOOL_CALLS = ("tool_calls", "function_call")
+# How OpenAI's format says that an answer is not trained, as JSON and as Parquet write it.
+NO_WEIGHT = ("0", "0.0")
 # Seconds for data.label_pattern in one cell, most of which take less than a thousandth.
 LONGEST_SEARCH_S = 2
 # Of a cell or of the list of classes, in a message.
@@ -142,9 +145,10 @@ def _label_record(row: Row, section: LabelData, told: Counter[str]) -> Record | 
         except TimeoutError as error:
             seen = f"{row.file}:{row.line}: data.label_pattern is not done with {label[:SHOWN_CHARACTERS]!r} after {LONGEST_SEARCH_S} s"
             raise DataError(seen, hint="write it without one repetition inside another") from error
-        if not found or not found.group(1):
+        matched = (found.group(1) or "").strip() if found else ""
+        if not matched:
             return _refuse(row, "no class found", f"data.label_pattern finds no class in {label[:SHOWN_CHARACTERS]!r}", bad=True)
-        label = found.group(1)
+        label = matched
     if label in section.merge_labels:
         told[label] += 1
         label = section.merge_labels[label]
@@ -185,15 +189,17 @@ def _tagged_record(row: Row, section: TaggedData, told: Counter[str]) -> Record 
 
 
 def _messages_record(row: Row, section: MessagesData, told: Counter[str]) -> Record | Refused:
-    return _listed_turns(row, section.column, (("role", "content"),), ROLES, told)
+    return _listed_turns(row, section, (("role", "content"),), ROLES, told)
 
 
 def _sharegpt_record(row: Row, section: ShareGPTData, told: Counter[str]) -> Record | Refused:
-    return _listed_turns(row, section.column, (("from", "value"), ("role", "content")), SHAREGPT_ROLES, told)
+    return _listed_turns(row, section, (("from", "value"), ("role", "content")), SHAREGPT_ROLES, told)
 
 
-def _listed_turns(row: Row, column: str, keys: tuple[tuple[str, str], ...], roles: dict[str, str], told: Counter[str]) -> Record | Refused:
-    cell = row.cells.get(column)
+def _listed_turns(
+    row: Row, section: MessagesData | ShareGPTData, keys: tuple[tuple[str, str], ...], roles: dict[str, str], told: Counter[str]
+) -> Record | Refused:
+    column, cell = section.column, row.cells.get(section.column)
     if cell is None:
         return _refuse(row, "empty", f"{column} is empty")
     if not isinstance(cell, list):
@@ -204,7 +210,7 @@ def _listed_turns(row: Row, column: str, keys: tuple[tuple[str, str], ...], role
         found = turn if isinstance(turn, dict) else {}
         role_key, content_key = next((pair for pair in keys if pair[0] in found), keys[0])
         role, content = found.get(role_key), found.get(content_key)
-        if str(role).strip().lower() in TOOL_ROLES or (not content and any(found.get(key) for key in TOOL_CALLS)):
+        if str(role).strip().lower() in TOOL_ROLES or any(found.get(key) for key in TOOL_CALLS):
             mend = "drop those turns, or set data.on_bad_row=skip"
             return _refuse(row, "tool call", f"message {number}: role {str(role)[:SHOWN_CHARACTERS]!r}: tool calls are not supported: {mend}", bad=True)
         content, strange = _joined_parts(content)
@@ -218,7 +224,20 @@ def _listed_turns(row: Row, column: str, keys: tuple[tuple[str, str], ...], role
         if role.strip().lower() not in roles:
             return _refuse(row, "unknown role", f"message {number}: role {role[:SHOWN_CHARACTERS]!r} unknown{_sharegpt(found, roles)}", bad=True)
         turns.append({"role": roles[role.strip().lower()], "content": content})
-    return _conversation(row, turns, told)
+    answers = {number: cell[number - 1].get("weight") for number, turn in enumerate(turns, 1) if turn["role"] == "assistant"}
+    return _refuse_untrained(row, answers, section.loss == "last") or _conversation(row, turns, told)
+
+
+def _refuse_untrained(row: Row, weights: dict[int, Any], only_last: bool) -> Refused | None:
+    """`weights`: of the answers. Which of them are trained can only be said of all rows: every one, or the last."""
+    untrained = [number for number, weight in weights.items() if weight in NO_WEIGHT]
+    if not untrained:
+        return None
+    ends = untrained[-1] == max(weights)
+    if only_last and not ends:
+        return None
+    mend = "drop the key" + ", set data.loss=last" * (not ends) + ", or set data.on_bad_row=skip"
+    return _refuse(row, "weight 0", f"message {untrained[-1]}: weight 0 (a turn that is not trained) is not supported: {mend}", bad=True)
 
 
 def _joined_parts(content: Any) -> tuple[Any, str]:

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeGuard
 
 import numpy as np
 from pydantic.fields import FieldInfo
 
-from halfbyte.data.labels import check_labels, rows_for_each
+from halfbyte.data.labels import check_labels, check_trained, rows_for_each
 from halfbyte.data.near import connected, equal_keys
 from halfbyte.data.survey import Survey, left_out
 from halfbyte.errors import DataError
@@ -22,14 +23,24 @@ from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import InstructionData, LabelData, MessagesData, SettledData, ShareGPTData, TaggedData, TextData
 
 SMALLEST_TRAIN_ROWS = 2
-# More rows with one first exchange than this, and than this share of all, are no turns of one conversation.
-MOST_WITH_AN_OPENING, LARGEST_OPENING_SHARE = 20, 0.05
+# A first exchange that goes on in more ways than this, and than this share of the rows, is a greeting and makes no conversation of them.
+MOST_WAYS_ON, LARGEST_WAYS_SHARE = 20, 0.05
 TRAIN, VALIDATION, TEST, OUT = 0, 1, 2, 3
 SIDES = ("train", "validation", "test")
 # A gap never takes more than this share of a book.
 LARGEST_GAP_SHARE = 0.02
 # Pairs of lines in a note.
 SHOWN_PAIRS = 3
+# Characters. What is shorter stands in many books: * * *, CHAPTER I.
+ORNAMENT = 20
+# What keeps rows together, and the mend where it keeps too many.
+BONDS = {
+    "near": "(data.near_duplicates): data.near_duplicates=ignore parts them",
+    "group": "(data.group_column): name a column with smaller groups, or take it out, which parts them",
+    "beginning": "(they begin with the same exchange): give the part as a file of its own",
+    "asked": "(they ask the same): give the part as a file of its own",
+    "answered": "(they have the same response): give the part as a file of its own",
+}
 # Groups that are looked at as Python numbers at a time.
 GROUPS_AT_ONCE = 1 << 16
 
@@ -49,7 +60,7 @@ class Split:
 
 def split_records(survey: Survey, section: SettledData, seed: int = 0) -> Split:
     """Raises DataError when too little is left to train on, or a class is too small to be on all sides."""
-    book = section if isinstance(section, TextData) and section.rows == "book" else None
+    book = section if _is_book(section) else None
     split = Split(np.where(survey.refused > 0, OUT, survey.part).astype(np.uint8), Decision("split", "", ""), left_out(survey))
     split.notes += _idle_keys(section)
     if not book:
@@ -83,6 +94,10 @@ def split_records(survey: Survey, section: SettledData, seed: int = 0) -> Split:
     return split
 
 
+def _is_book(section: SettledData) -> TypeGuard[TextData]:
+    return isinstance(section, TextData) and section.rows == "book"
+
+
 def _idle_keys(section: SettledData) -> list[str]:
     """Keys that are stated and change nothing here."""
     if not isinstance(section, TextData):
@@ -95,12 +110,12 @@ def _idle_keys(section: SettledData) -> list[str]:
         why = "the rows are texts of their own (data.rows=separate)"
     fields: dict[str, FieldInfo] = {**type(section).model_fields}
     stated = [f"data.{key}" for key in keys if getattr(section, key) != fields[key].default]
-    return [f"{', '.join(stated)} does nothing: {why}"] if stated else []
+    return [f"{', '.join(stated)} {'do' if len(stated) > 1 else 'does'} nothing: {why}"] if stated else []
 
 
 def _more_rows(survey: Survey, section: SettledData, split: Split) -> str:
     """The mend for what took most of the rows."""
-    held_out = split.count(VALIDATION) + split.count(TEST)
+    held_out = int(((survey.part == TRAIN) & (split.side != TRAIN) & (split.side != OUT)).sum())
     (reason, count), *_ = split.left_out.most_common(1) or [("", 0)]
     if count > held_out and "empty" in reason:
         answers = isinstance(section, InstructionData)
@@ -112,7 +127,7 @@ def _more_rows(survey: Survey, section: SettledData, split: Split) -> str:
         return "give more rows that differ, or take out data.near_duplicates=drop"
     if section.drop_overlap and sum(lost for why, lost in split.left_out.items() if why.startswith("also in the given")) > held_out:
         return "take out data.drop_overlap, or give files that differ"
-    if isinstance(section, TextData) and section.rows == "book":
+    if _is_book(section):
         return _more_pieces(section)
     return "give more rows, or lower data.validation_share and data.test_share"
 
@@ -152,11 +167,13 @@ def _repeated(keys: np.ndarray) -> np.ndarray:
     return again
 
 
-def _openings(survey: Survey) -> np.ndarray:
-    """(N,) hashes of first exchanges; 0 where so many rows share one that it is a greeting, and makes one conversation of nothing."""
-    found, number, counts = np.unique(survey.opening, return_inverse=True, return_counts=True)
-    greeting = counts > max(MOST_WITH_AN_OPENING, LARGEST_OPENING_SHARE * len(survey))
-    return np.where(greeting[number], 0, found[number])
+def _same_beginning(survey: Survey, among: np.ndarray) -> np.ndarray:
+    """Edges between conversations of one beginning: the first two exchanges, or the first one, unless it is a greeting."""
+    _, first_of = np.unique(survey.second, return_index=True)
+    ways = survey.opening[first_of[survey.second[first_of] > 0]]
+    openings, counts = np.unique(ways, return_counts=True)
+    greetings = openings[counts > max(MOST_WAYS_ON, LARGEST_WAYS_SHARE * len(survey))]
+    return np.concatenate([_same(survey.second, among), _same(survey.opening, among & ~np.isin(survey.opening, greetings))])
 
 
 def _same(keys: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -173,9 +190,9 @@ def _compare_given(survey: Survey, section: SettledData, split: Split) -> bool:
     What is nearly the same as something that is nearly the same counts too. Says whether the test part has rows that train.
     """
     leaks_told = False
-    kept = split.side != OUT
     is_text = isinstance(section, TextData)
-    asked, opening = _same(survey.asked, kept), _same(_openings(survey), kept)
+    kept = (split.side != OUT) & ((survey.characters >= ORNAMENT) | (not _is_book(section)))
+    asked, opening = _same(survey.asked, kept), _same_beginning(survey, kept)
     ways = {
         "word for word": connected(len(survey), _same(survey.whole, kept)),
         "but for case and blanks" if is_text else "with the same prompt": connected(len(survey), asked),
@@ -184,7 +201,7 @@ def _compare_given(survey: Survey, section: SettledData, split: Split) -> bool:
         "of the same group (data.group_column)": connected(len(survey), asked, opening, survey.near, _same(survey.group, kept)),
     }
     for held, other in ((TEST, TRAIN), (TEST, VALIDATION), (VALIDATION, TRAIN)):
-        here, there = split.side == held, split.side == other
+        here, there = kept & (split.side == held), kept & (split.side == other)
         told = np.zeros(len(survey), dtype=bool)
         said = []
         for way, alike in ways.items():
@@ -206,7 +223,7 @@ def _compare_given(survey: Survey, section: SettledData, split: Split) -> bool:
                 mend = "those that train are left out"
                 # `both` is of the widest way now.
                 _drop(split, np.flatnonzero(there & both), f"also in the given {SIDES[held]} file")
-        split.notes.append(f"{int(told.sum())} of {int(here.sum())} {SIDES[held]} rows also stand in {SIDES[other]}: {', '.join(said)}; {mend}")
+        split.notes.append(f"{int(told.sum())} of {split.count(held)} {SIDES[held]} rows also stand in {SIDES[other]}: {', '.join(said)}; {mend}")
     return leaks_told
 
 
@@ -260,7 +277,8 @@ def _draw(survey: Survey, section: SettledData, split: Split, rows: np.ndarray, 
     wanted = dict(zip((TEST, VALIDATION), rows_for_each(np.bincount(label[rows]), shares, labelled), strict=True))
     asked = {side: sum(counts) for side, counts in wanted.items()}
     _note_what_rounds_to_nothing(split, len(rows), {VALIDATION: shares[0], TEST: shares[1]}, asked)
-    together, reason = _bonds(survey, section, split.side == TRAIN, max(asked.values()))
+    bonds, reason = _bonds(survey, section, split.side == TRAIN, max(asked.values()))
+    together = connected(len(survey), *bonds.values())
     order, starts = _ordered(survey, rows, together, seed)
     _fill(split, order, starts, label, wanted)
     sizes = np.diff(starts)
@@ -274,8 +292,10 @@ def _draw(survey: Survey, section: SettledData, split: Split, rows: np.ndarray, 
     for side, count in asked.items():
         if 2 * split.count(side) < count:
             said = f"{split.count(side)} of {count} {SIDES[side]} rows could be held out: {int(sizes.max())} of {len(rows)} rows belong together"
-            split.notes.append(f"{said} {_what_binds(survey, rows, int(sizes.max()))}")
-    return ["drawn by hash", reason, *(["every class has its share in each part"] if labelled else [])]
+            split.notes.append(f"{said} {_what_binds(bonds, rows, int(sizes.max()), len(survey))}")
+    untrained = check_trained(survey, split.side == TRAIN, rows) if labelled else []
+    split.notes += untrained
+    return ["drawn by hash", reason, *(["every class has its share in each part"] if labelled and not untrained else [])]
 
 
 def _note_what_rounds_to_nothing(split: Split, count: int, shares: dict[int, float], asked: dict[int, int]) -> None:
@@ -287,36 +307,38 @@ def _note_what_rounds_to_nothing(split: Split, count: int, shares: dict[int, flo
         split.notes.append(f"nothing could be held out of {count} rows for {side}: give more rows, or a larger data.{side}_share")
 
 
-def _what_binds(survey: Survey, rows: np.ndarray, largest: int) -> str:
-    """The cause of a group that is too large to be held out, and the mend."""
-    if (survey.group[rows] > 0).any():
-        return "(data.group_column): name a column with smaller groups, or take it out, which parts them"
-    same = connected(len(survey), _same(survey.asked, np.isin(np.arange(len(survey)), rows)))
-    if 2 * np.bincount(same[rows]).max() > largest:
-        return "(they ask the same): give the part as a file of its own"
-    return "(data.near_duplicates): data.near_duplicates=ignore parts them"
+def _what_binds(bonds: dict[str, np.ndarray], rows: np.ndarray, largest: int, count: int) -> str:
+    """The cause of a group that is too large to be held out, and the mend: the first bond without which it falls apart."""
+    for cause in BONDS:
+        # What is the same is nearly the same too.
+        gone = {cause, "near"} if cause == "asked" else {cause}
+        without = connected(count, *(edges for name, edges in bonds.items() if name not in gone))
+        if 2 * np.bincount(without[rows]).max() <= largest:
+            return BONDS[cause]
+    return "for more reasons than one: give the part as a file of its own"
 
 
-def _bonds(survey: Survey, section: SettledData, drawn: np.ndarray, wanted: int) -> tuple[np.ndarray, str]:
-    """For every row the first that it must not be parted from, and what binds them.
+def _bonds(survey: Survey, section: SettledData, drawn: np.ndarray, wanted: int) -> tuple[dict[str, np.ndarray], str]:
+    """Edges between rows that must not be parted, by what binds them (BONDS), and the reason in words.
 
     A response binds too, unless so many rows share one (labels, "I don't know") that the held-out parts would hold nothing but rare ones.
     """
-    edges = [_same(keys, drawn) for keys in (survey.group, survey.asked, _openings(survey))]
-    together = connected(len(survey), *edges, survey.near)
+    bonds = {
+        "near": survey.near, "group": _same(survey.group, drawn), "beginning": _same_beginning(survey, drawn), "asked": _same(survey.asked, drawn),
+    }  # fmt: skip
     shared = ["a text" if isinstance(section, TextData) else "a prompt"]
     if isinstance(section, MessagesData | ShareGPTData | TaggedData):
         shared.append("a first exchange")
     if not isinstance(section, LabelData | TextData):
-        wider = connected(len(survey), np.stack([np.arange(len(survey)), together], axis=1), _same(survey.answered, drawn))
-        largest, larger = (int(np.bincount(alike[drawn]).max()) for alike in (together, wider))
+        wider = {**bonds, "answered": _same(survey.answered, drawn)}
+        largest, larger = (int(np.bincount(connected(len(survey), *edges.values())[drawn]).max()) for edges in (bonds, wider))
         if larger <= max(1, largest, wanted):
-            together = wider
+            bonds = wider
             shared.append("a response")
     if survey.group[drawn].any():
         shared.append("a group")
     near = "" if section.near_duplicates == "ignore" else ", or are nearly the same,"
-    return together, f"rows that share {_listed(shared)}{near} stay on one side"
+    return bonds, f"rows that share {_listed(shared)}{near} stay on one side"
 
 
 def _listed(names: list[str]) -> str:

@@ -34,6 +34,7 @@ COLUMNS = {
     "asked": "Q",
     "answered": "Q",
     "opening": "Q",
+    "second": "Q",
     "whole": "Q",
     "group": "Q",
     "label": "i",
@@ -55,6 +56,8 @@ class Survey:
     """Of what the assistant says, in its normal form."""
     opening: np.ndarray
     """Of the first exchange of a conversation, in its normal form: rows that grow turn by turn share it."""
+    second: np.ndarray
+    """Of the first two exchanges, where there are two."""
     whole: np.ndarray
     """Of all that is said, as it stands."""
     group: np.ndarray
@@ -119,10 +122,18 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1 if text else 0
 
 
-def _first_exchange(record: Record) -> str:
-    end = next(place for place, message in enumerate(record.messages, 1) if message["role"] == "assistant")
-    first = Record("", 0, messages=record.messages[:end])
-    return f"{normalise(first.asked)}\n{normalise(first.answered)}"
+def _beginnings(record: Record) -> tuple[str, str]:
+    """The first exchange and the first two, up to an answer each; '' where a conversation has but one."""
+    said = ""
+    exchanges = []
+    for message in record.messages:
+        said += f"{message['role']} {normalise(message['content'])}\n" if message["role"] != "system" else ""
+        if message["role"] == "assistant":
+            exchanges.append(said)
+            if len(exchanges) == 2:
+                break
+    first, *more = exchanges
+    return first, more[0] if more else ""
 
 
 class _Rows:
@@ -146,17 +157,30 @@ class _Rows:
             self.asked.add(self.count, form)
         if self.whole:
             self.whole.add(self.count, f"{form}\n{answer_form}")
-        opening = "" if is_text else f"{form}\n{answer_form}" if len(record.messages) < 4 else _first_exchange(record)
+        opening, second = ("", "") if is_text else _beginnings(record)
         # With its length before each turn no two conversations are written alike.
         whole = _hash(said if is_text else "".join([f"{turn['role']} {len(turn['content'])} {turn['content']}" for turn in record.messages]))
         label, file = self.labels.number(record.label), self.files.number(record.file)
-        self._add(part, _hash(form), _hash(answer_form), _hash(opening), whole, _hash(record.group), label, len(said) + len(answer), record.line, file, 0)
+        self._add(
+            part,
+            _hash(form),
+            _hash(answer_form),
+            _hash(opening),
+            _hash(second),
+            whole,
+            _hash(record.group),
+            label,
+            len(said) + len(answer),
+            record.line,
+            file,
+            0,
+        )
         if len(self.labels.all) > MOST_LABELS:
             message = f"{record.file}:{record.line}: this is label {MOST_LABELS + 1:,}, so they are no classes"
             raise DataError(message, hint="is data.label_column the right column?")
 
     def refuse(self, part: int, refused: Refused) -> None:
-        self._add(part, 0, 0, 0, 0, 0, 0, 0, refused.line, self.files.number(refused.file), self.reasons.number(refused.reason))
+        self._add(part, 0, 0, 0, 0, 0, 0, 0, 0, refused.line, self.files.number(refused.file), self.reasons.number(refused.reason))
         self.first_refused.setdefault(refused.reason, f"{refused.file}:{refused.line}: {refused.seen}")
 
     def survey(self, merged: Counter[str]) -> Survey:

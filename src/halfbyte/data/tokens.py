@@ -23,8 +23,14 @@ ANCHORS = ("\n", "\x01")
 FEWEST_IN_A_BATCH = 4
 # Characters without a blank, as in base64 or a Chinese novel, that are merged as one word: the time grows faster than the word.
 LONGEST_WORD = 50_000
-# Tried only where a word begins: anywhere else a long word would be read again from each of its letters.
-TOO_LONG_WORD = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD}}}\S+")
+
+
+def too_long_word(length: int) -> re.Pattern[str]:
+    """A word of more characters. Tried only where one begins: anywhere else it would be read again from each of its letters."""
+    return re.compile(rf"(?<!\S)\S{{{length}}}\S+")
+
+
+TOO_LONG_WORD = too_long_word(LONGEST_WORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ class Encoder:
     def _ids_of_pieces(self, text: str, literal: bool) -> list[int]:
         """Cut inside words that are too long to be merged as one; any other text in one piece."""
         cuts = [place for found in TOO_LONG_WORD.finditer(text) for place in range(found.start() + LONGEST_WORD, found.end(), LONGEST_WORD)]
-        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)]) if start < end]
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
         if len(pieces) < 2:
             return self._ids_of_batch(pieces, literal)[0]
         anchor = self.anchors[0][0] if self.anchors else ""

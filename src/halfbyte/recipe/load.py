@@ -134,7 +134,8 @@ def load_data_or_recipe(file: Path, overrides: list[str] | None = None) -> Loade
 
 
 def _is_there(name: str) -> bool:
-    return name.startswith("hub:") or os.path.exists(Path(name).expanduser())
+    """Or is something else than a missing file: a link that leads nowhere, an address, several names in one; the reader of files tells what."""
+    return name.startswith("hub:") or ":/" in name or "," in name or os.path.lexists(Path(name).expanduser())
 
 
 def parse_recipe(text: str, file: str, overrides: list[str], default_name: str = "run") -> Loaded:

@@ -125,6 +125,10 @@ class AutoData(ChatData):
     """The kind is found by looking at the file; the plan says what was found and why."""
 
     kind: Literal["auto"] = "auto"
+    column: str | None = None
+    """The column to look at, where there are several."""
+    instruction: str | None = None
+    """A text put before every prompt, with a blank line between; never trained."""
 
 
 class PairData(ChatData):

@@ -262,8 +262,11 @@ def test_megabytes_are_not_tokenised(monkeypatch):
     monkeypatch.setattr(one, "most_characters", 2000)
     long = "lamp " * 10_000
     bill = Bill(64)
-    prompt, answer, both, short = one.fit([talk(long, "yes"), talk("who?", long), talk("who?", "me", long, "yes"), talk("who?", "me")], bill)
-    assert (prompt.shortened, both.shortened, short.shortened) == (True, True, False)
+    prompt, answer, both, early, short = one.fit(
+        [talk(long, "yes"), talk("who?", long), talk("who?", "me", long, "yes"), talk("who?", long, "why?", "so"), talk("who?", "me")], bill
+    )
+    assert (prompt.shortened, both.shortened, early.shortened, short.shortened) == (True, True, True, False)
+    assert trained(early) == "so<|im_end|>", "the oldest turns go first, and with them the answer that is too long"
     assert trained(prompt) == "yes<|im_end|>"
     assert len(prompt.tokens.ids) <= 64
     assert (answer.tokens, answer.reason, answer.shortened) == (None, "the answer does not fit into max_length 64", False)

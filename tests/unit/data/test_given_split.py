@@ -69,6 +69,13 @@ def test_a_conversation_that_goes_on_in_another_part_is_told():
     assert split_of(CHATS, train, [], test, drop_overlap=True, validation_share=0.0)[0].left_out == {"also in the given test file": 1}
 
 
+def test_the_ornaments_of_two_books_are_no_overlap():
+    """Guards against twenty paragraphs taken out of a book, and told as a leak, because another book has `* * *` too."""
+    one, other = ([Record(f"{name}.txt", i, text="* * *" if i % 5 == 0 else text((name, i))) for i in range(40)] for name in "ab")
+    split, _ = split_of(BOOK, one, [], other, drop_overlap=True, validation_share=0.0)
+    assert (split.notes, split.left_out) == ([], {})
+
+
 def test_a_group_on_two_sides_of_a_given_split_is_told():
     train, test = ([replace(record, group=f"{file}{i % 5}") for i, record in enumerate(pairs(*[(text((file, i)), text((i, file))) for i in range(20)],
                    file=file))] for file in "ab")  # fmt: skip

@@ -148,6 +148,13 @@ def test_a_pattern_takes_the_class_out_of_the_column():
     assert why(section, {"t": "a", "l": "other"})[1], "the group of the class took no part: it was None"
 
 
+def test_blanks_around_a_class_that_a_pattern_finds_are_none_of_it():
+    """`inform (x)` gave the class 'inform ', another than that of `inform(x)`."""
+    section = LABEL.model_copy(update={"label_pattern": r"(.*)\("})
+    assert shaped(section, {"t": "a", "l": "inform (x)"}).label == "inform"
+    assert why(section.model_copy(update={"label_pattern": r"x(.*)\("}), {"t": "a", "l": "x (y)"}) == ("data.label_pattern finds no class in 'x (y)'", True)
+
+
 def test_a_pattern_that_never_ends_is_told(monkeypatch):
     """Repetition inside repetition took more than a day for forty letters."""
     monkeypatch.setattr(shapes, "LONGEST_SEARCH_S", 0.2)
@@ -278,16 +285,34 @@ def test_content_in_parts_is_joined():
 @pytest.mark.parametrize("turn", [
     {"role": "tool", "content": "21 degrees"}, {"role": "function", "content": "21"}, {"role": "Function_Call", "content": "21"},
     {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, {"role": "assistant", "content": "", "function_call": {"name": "f"}},
+    {"role": "assistant", "content": "Let me look.", "tool_calls": [{"id": "1"}]}, {"role": "assistant", "content": "So.", "function_call": {"name": "f"}},
 ])  # fmt: skip
 def test_tool_calls_are_refused_by_name(turn):
-    """They were an unknown role, or nothing where text was needed, with no word of what to do."""
+    """They were an unknown role, or nothing where text was needed, with no word of what to do; a call behind some words was lost."""
     seen, bad = why(MESSAGES, {"messages": [*listed(("user", "a?")), turn, *listed(("assistant", "b"))]})
     assert seen.startswith(f"message 2: role {turn['role']!r}: tool calls are not supported: drop those turns, or set data.on_bad_row=skip")
     assert bad
 
 
 def test_an_answer_without_tool_calls_may_have_an_empty_key_for_them():
-    assert turns(MESSAGES, said("a", tool_calls=None)) == [("user", "a"), ("assistant", "b")]
+    for nothing in (None, [], {}):
+        assert turns(MESSAGES, said("a", tool_calls=nothing)) == [("user", "a"), ("assistant", "b")]
+
+
+@pytest.mark.parametrize(("weights", "loss", "refused"), [
+    ("1", "answers", None), ("0", "answers", (2, False)), ("0", "last", (2, False)), ("01", "answers", (2, True)), ("01", "all", (2, True)),
+    ("01", "last", None), ("00", "last", (4, False)), ("10", "answers", (4, False)), ("010", "last", (6, False)), ("001", "last", None),
+])  # fmt: skip
+def test_an_answer_that_is_not_to_be_trained_is_refused(weights, loss, refused):
+    """OpenAI's `"weight": 0` was read over: what was marked as bad was trained. It does no harm on what the user says."""
+    cell = [turn for weight in weights for turn in ({**listed(("user", "a"))[0], "weight": "0"}, {**listed(("assistant", "b"))[0], "weight": weight})]
+    section = MESSAGES.model_copy(update={"loss": loss})
+    if refused is None:
+        assert len(turns(section, {"messages": cell})) == len(cell)
+    else:
+        number, by_loss = refused
+        mend = f"drop the key{', set data.loss=last' * by_loss}, or set data.on_bad_row=skip"
+        assert why(section, {"messages": cell}) == (f"message {number}: weight 0 (a turn that is not trained) is not supported: {mend}", True)
 
 
 ROLES = st.sampled_from(["system", "user", "assistant", "human", "gpt", "bot", ""])

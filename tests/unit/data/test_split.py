@@ -120,12 +120,13 @@ def growing(turns: int, talks: int) -> list[Record]:
     ]  # fmt: skip
 
 
-def test_conversations_that_grow_row_by_row_stay_whole():
-    """A row of three turns trained what the row of four was tested on."""
-    records = growing(4, 30)
+@pytest.mark.parametrize(("turns", "talks"), [(4, 30), (25, 8), (30, 20)])
+def test_conversations_that_grow_row_by_row_stay_whole(turns, talks):
+    """A row of three turns trained what the row of four was tested on; with 21 rows and more of each their beginning passed for a greeting."""
+    records = growing(turns, talks)
     split, _ = split_of(CHATS, [replace(record, group="") for record in records])
     assert not shared(split, [record.group for record in records])
-    assert split.count(TEST) == 16
+    assert split.count(TEST) > 0
     assert "share a prompt, a first exchange or a response," in split.decision.reason
 
 
@@ -139,8 +140,8 @@ def test_a_greeting_binds_nothing():
 
 
 @pytest.mark.parametrize(("section", "more", "note"), [
-    (BOOK, {"group_column": "author", "near_duplicates": "drop"}, "data.group_column, data.near_duplicates does nothing: a book is kept as it stands"),
-    (SEPARATE, {"gap": 7, "separator": " "}, "data.gap, data.separator does nothing: the rows are texts of their own"),
+    (BOOK, {"group_column": "author", "near_duplicates": "drop"}, "data.group_column, data.near_duplicates do nothing: a book is kept as it stands"),
+    (SEPARATE, {"gap": 7, "separator": " "}, "data.gap, data.separator do nothing: the rows are texts of their own"),
     (BOOK, {"gap": 7}, None), (SEPARATE, {"near_duplicates": "drop"}, None), (PAIRS, {"near_duplicates": "drop"}, None),
 ])  # fmt: skip
 def test_a_key_that_does_nothing_is_told(section, more, note):
@@ -176,6 +177,10 @@ def test_a_prompt_that_is_asked_often_goes_whole_to_the_training_rows():
      "(data.group_column): name a column with smaller groups, or take it out, which parts them"),
     ([pair(near_copy(0, i), text((i, "a"))) for i in range(40)], {}, "(data.near_duplicates): data.near_duplicates=ignore parts them"),
     ([pair("Tell me a story.", text((i, "a"))) for i in range(50)], {}, "(they ask the same): give the part as a file of its own"),
+    ([pair("Tell me a story.", text((i, "a")), group=str(i)) for i in range(50)], {"group_column": "author"},
+     "(they ask the same): give the part as a file of its own"),
+    ([pair("Tell me a story.", text((i, "a")), group=str(i)) for i in range(50)], {"near_duplicates": "ignore"},
+     "(they ask the same): give the part as a file of its own"),
 ])  # fmt: skip
 def test_one_giant_group_is_told(records, more, cause):
     """Nothing can be held out of it without a leak; neither does it leak in silence."""
@@ -280,6 +285,17 @@ def test_groups_of_several_classes_count_for_each():
 def drawn(records: list[Record], **more) -> dict[str, int]:
     split, _ = split_of(PAIRS, records, **more)
     return dict(zip((record.asked for record in records), split.side.tolist(), strict=True))
+
+
+def test_a_class_that_only_one_group_has_is_told_where_it_is_not_trained():
+    """Authors of one class each: two classes were tested and never trained, and the plan said that every class had its share."""
+    records = [pair(text(i), f"class{i // 10}", group=str(i // 10), label=f"class{i // 10}") for i in range(100)]
+    split, _ = split_of(LABELS, records, group_column="author")
+    sides = [{record.label for record, side in zip(records, split.side.tolist(), strict=True) if side == one} for one in (TRAIN, VALIDATION, TEST)]
+    lost = sorted(set().union(*sides) - sides[0])
+    assert lost
+    assert any(f"{len(lost)} of the classes" in note and repr(lost[0]) in note for note in split.notes)
+    assert "every class has its share" not in split.decision.reason
 
 
 def test_the_order_of_the_rows_does_not_matter():
@@ -419,7 +435,7 @@ def test_the_mend_for_overlap_is_to_keep_it():
     train = pairs(*[(text(i), text((i, "a"))) for i in range(9)])
     with pytest.raises(DataError, match="leave 0 to train on") as caught:
         split_of(PAIRS, train, [], [replace(record, file="t.csv") for record in train[:9]], drop_overlap=True)
-    assert caught.value.hint.startswith("give more rows") or "data.drop_overlap" in caught.value.hint
+    assert caught.value.hint == "take out data.drop_overlap, or give files that differ"
 
 
 # The real files

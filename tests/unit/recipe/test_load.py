@@ -541,3 +541,20 @@ def test_every_file_that_is_not_there_is_told_at_once(tmp_path, monkeypatch, giv
     with pytest.raises(RecipeError) as caught:
         load_recipe(Path("r.yaml"))
     assert caught.value.message.split("\n") == [f"data.{line}" for line in missing]
+
+
+def test_a_column_alone_says_no_kind():
+    """`column` belongs to four kinds: the first was taken, with the words that the recipe said so, and prompts were trained as text."""
+    found = parse_recipe("data:\n  path: a.csv\n  column: text\n", "r.yaml", []).recipe.data
+    assert (found.kind, found.column) == ("auto", "text")
+    assert parse_recipe("data:\n  path: a.csv\n  instruction: Say the class.\n", "r.yaml", []).recipe.data.kind == "auto"
+    assert parse_recipe("data:\n  path: a.csv\n  column: t\n  separator: x\n", "r.yaml", []).recipe.data.kind == "text"
+
+
+@pytest.mark.parametrize("name", ["https://example.org/a.csv", "a.csv,b.csv"])
+def test_what_is_no_missing_file_is_left_to_the_reader(tmp_path, monkeypatch, name):
+    """It says what such a name is; `no such file` sent people looking for it."""
+    monkeypatch.chdir(tmp_path)
+    assert load_data_or_recipe(Path(name)).recipe.data.path
+    (tmp_path / "l.csv").symlink_to("nowhere.csv")
+    assert load_data_or_recipe(Path("l.csv")).recipe.data.path == "l.csv"
