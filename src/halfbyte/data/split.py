@@ -20,7 +20,7 @@ from halfbyte.data.near import connected, equal_keys
 from halfbyte.data.survey import Survey, left_out
 from halfbyte.errors import DataError
 from halfbyte.recipe.plan import Decision
-from halfbyte.recipe.schema import InstructionData, LabelData, MessagesData, SettledData, ShareGPTData, TaggedData, TextData
+from halfbyte.recipe.schema import InstructionData, LabelData, ManyTurns, SettledData, TextData
 
 SMALLEST_TRAIN_ROWS = 2
 # A first exchange that goes on in more ways than this, and than this share of the rows, is a greeting and makes no conversation of them.
@@ -327,7 +327,7 @@ def _bonds(survey: Survey, section: SettledData, drawn: np.ndarray, wanted: int)
         "near": survey.near, "group": _same(survey.group, drawn), "beginning": _same_beginning(survey, drawn), "asked": _same(survey.asked, drawn),
     }  # fmt: skip
     shared = ["a text" if isinstance(section, TextData) else "a prompt"]
-    if isinstance(section, MessagesData | ShareGPTData | TaggedData):
+    if isinstance(section, ManyTurns):
         shared.append("a first exchange")
     if not isinstance(section, LabelData | TextData):
         wider = {**bonds, "answered": _same(survey.answered, drawn)}

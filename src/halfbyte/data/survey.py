@@ -18,7 +18,7 @@ from halfbyte.data.read import Reading, Refused
 from halfbyte.data.records import Record
 from halfbyte.data.rows import MOST_PROBLEMS
 from halfbyte.errors import DataError
-from halfbyte.recipe.schema import TextData
+from halfbyte.recipe.schema import ManyTurns, SettledData, TextData
 
 # Rows between two words of progress.
 BATCH = 1000
@@ -55,7 +55,7 @@ class Survey:
     answered: np.ndarray
     """Of what the assistant says, in its normal form."""
     opening: np.ndarray
-    """Of the first exchange of a conversation, in its normal form: rows that grow turn by turn share it."""
+    """Of the first exchange, in its normal form, in data of many turns: rows that grow turn by turn share it."""
     second: np.ndarray
     """Of the first two exchanges, where there are two."""
     whole: np.ndarray
@@ -93,13 +93,12 @@ def survey_records(readings: list[tuple[int, Reading]], near: bool, progress: Pr
         asked, whole = (_Signed(open_files.enter_context(Signatures())) if wanted else None for wanted in (near, drop))
         rows, merged = _Rows(asked, whole), Counter[str]()
         for part, reading in readings:
-            is_text = isinstance(reading.section, TextData)
             try:
                 for outcome in reading.outcomes():
                     if isinstance(outcome, Refused):
                         rows.refuse(part, outcome)
                     else:
-                        rows.take(part, outcome, is_text)
+                        rows.take(part, outcome, reading.section)
                     if progress and rows.count % BATCH == 0:
                         progress("reading", rows.count)
                 merged += reading.merged
@@ -150,14 +149,15 @@ class _Rows:
     def count(self) -> int:
         return len(self.columns["part"])
 
-    def take(self, part: int, record: Record, is_text: bool) -> None:
+    def take(self, part: int, record: Record, section: SettledData) -> None:
+        is_text = isinstance(section, TextData)
         said, answer = (record.text, "") if is_text else (record.asked, record.answered)
         form, answer_form = normalise(said), normalise(answer)
         if self.asked:
             self.asked.add(self.count, form)
         if self.whole:
             self.whole.add(self.count, f"{form}\n{answer_form}")
-        opening, second = ("", "") if is_text else _beginnings(record)
+        opening, second = _beginnings(record) if isinstance(section, ManyTurns) else ("", "")
         # With its length before each turn no two conversations are written alike.
         whole = _hash(said if is_text else "".join([f"{turn['role']} {len(turn['content'])} {turn['content']}" for turn in record.messages]))
         label, file = self.labels.number(record.label), self.files.number(record.file)

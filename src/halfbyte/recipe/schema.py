@@ -217,6 +217,7 @@ SomeData = AutoData | TextData | PairData | StructureData | InstructionData | Me
 SettledData = TextData | PairData | StructureData | InstructionData | MessagesData | ShareGPTData | TaggedData | LabelData
 
 
+ManyTurns = MessagesData | ShareGPTData | TaggedData
 _KINDS_OF_DATA = {kind.model_fields["kind"].annotation.__args__[0]: set(kind.model_fields) for kind in SomeData.__args__}
 
 
