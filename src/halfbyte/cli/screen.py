@@ -25,6 +25,9 @@ SECONDS_BETWEEN_WORDS = 10
 # Two shades a kind of token, for a dark terminal and a light one.
 SHADES = {"trained": ("black on green3", "black on pale_green3"), "context": ("", "dim"), "padding": ("black on orange3",) * 2, "role": ("bold cyan",) * 2}
 
+# Of a terminal with 16 colours, which would show a pale green as white.
+FEW_SHADES = {"trained": ("black on green", "black on bright_green")}
+
 
 def error_console() -> Console:
     return Console(stderr=True, soft_wrap=True)
@@ -67,7 +70,7 @@ class Screen:
         self._show_decisions("Prepared", prepared.decisions, prepared.notes)
         self.show_ledger(prepared.ledger)
         if prepared.ledger["truncation"]:
-            self._show_bill(prepared.ledger["truncation"])
+            self._show_bill(prepared.ledger["truncation"], any(one["reason"].startswith("the answer does not fit") for one in prepared.ledger["left_out"]))
         self.print(f"Kept in {escape(str(prepared.folder))}, found again by the next train", highlight=False)
 
     def _show_decisions(self, title: str, decisions: list[Any], notes: list[str]) -> None:
@@ -80,8 +83,8 @@ class Screen:
         for note in notes:
             self.print(f"[yellow]note[/] {escape(printable(note))}", highlight=False)
 
-    def _show_bill(self, bill: dict[str, Any]) -> None:
-        """The truncation bill."""
+    def _show_bill(self, bill: dict[str, Any], left_out: bool) -> None:
+        """The truncation bill. `left_out`: answers did not fit, the longest of which may not be counted."""
         self.print()
         table = _table(f"Share of {bill['answer_tokens']:,} answer tokens kept, by max_length")
         for column in ("max_length", *bill["kept"]):
@@ -89,6 +92,8 @@ class Screen:
         table.add_row("here: the prompt gives way", *(f"{share:.1%}" for share in bill["kept"].values()))
         table.add_row("cut at the end, as is usual", *(f"{share:.1%}" for share in bill["cut_at_end"].values()))
         self.print(table)
+        if left_out:
+            self.print("answers of more than a megabyte are not counted here", style="dim")
         self.print(f"longest row {bill['longest_row']:,} tokens; max_length {bill['length_for_99_percent']:,} keeps 99 % of the rows whole\n", highlight=False)
 
     def show_ledger(self, ledger: dict[str, Any]) -> None:
@@ -113,7 +118,7 @@ class Screen:
             self.print()
         read = f" of {audit.records + audit.left_out:,} rows read" if audit.left_out else ""
         nothing = "" if audit.findings else ", nothing found"
-        self.print(f"[bold]{escape(_on_one_line(name))}[/]: {audit.records:,} records{read}{nothing}", highlight=False)
+        self.print(f"[bold]{escape(_on_one_line(name))}[/]: {audit.records:,} record{'s' * (audit.records != 1)}{read}{nothing}", highlight=False)
         for finding in audit.findings:
             level = "[red]warning[/]" if finding.level == "warning" else "[yellow]note[/]"
             self.print(f"\n{level} [bold]{escape(_on_one_line(finding.name))}[/]: {finding.count:,} of {finding.of:,}", highlight=False)
@@ -143,13 +148,14 @@ class Screen:
         for one in shown:
             self.print(f"\n[bold]{escape(visible(one.title))}[/]", highlight=False)
             line = Text()
+            shades = SHADES if self.console.color_system != "standard" else SHADES | FEW_SHADES
             for number, (before, span, after) in enumerate(zip([None, *one.spans], one.spans, [*one.spans[1:], None], strict=False)):
                 text = visible(span.text).replace("\n", "\u21b5\n")
                 if span.kind == "role":
                     text = f"{text}: " if before is None else f"\n{text}: "
                 elif span.kind == "trained" and not coloured:
                     text = f"{'' if before and before.kind == 'trained' else '«'}{text}{'' if after and after.kind == 'trained' else '»'}"
-                line.append(text, SHADES[span.kind][number % 2])
+                line.append(text, shades[span.kind][number % 2])
             self.print(line)
 
     def on_progress(self, stage: str, rows: int) -> None:

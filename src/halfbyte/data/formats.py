@@ -85,6 +85,9 @@ def _csv_rows(file: File, delimiter: str, above: int, unnamed: dict[int, bool], 
     found = _csv_cells(file, delimiter, above, problems)
     _, columns = next(found)
     for line, values in counting_lost(found, unnamed, file.path, problems) if unnamed else found:
+        if values == columns and len(columns) > 1:
+            problems.add(f"{file.path}:{line}", "the header stands here once more", "the header once more", "take it out where files were joined")
+            continue
         cells = dict(zip(columns, values, strict=True))
         cells.pop("", None)
         yield Row(cells, file.path, line)

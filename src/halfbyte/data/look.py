@@ -51,7 +51,7 @@ def write_recipe_for(
         f"name: {_quoted(run_name(file))}",
         f"base: {base if base == 'embedded' else _quoted(base)}                # or a folder, or a hub name such as mistralai/Mistral-7B-v0.1",
         "",
-        f"# {rows} rows read" + "".join(f"; {count} left out: {reason}" for reason, count in left_out.items()),
+        f"# {rows} row{'s' * (rows != 1)} read" + "".join(f"; {count} left out: {reason}" for reason, count in left_out.items()),
         *(_comment(f"{decision.name} {decision.value}: {decision.reason}") for decision in reading.decisions if decision.name in FOUND),
         *(_comment(note) for _, part in readings for note in (*part.source.notes, *part.notes)),
         *(_comment(note) for note in split.notes),

@@ -15,7 +15,7 @@ from halfbyte.data.kinds import Seen, settle
 from halfbyte.data.personal import redact
 from halfbyte.data.records import Record
 from halfbyte.data.rows import Problems, Row
-from halfbyte.data.shapes import LEFT_AWAY, LEFT_AWAY_ONCE, Refused, shape_for
+from halfbyte.data.shapes import BLANKS, LEFT_AWAY, LEFT_AWAY_ONCE, Refused, shape_for
 from halfbyte.errors import DataError
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import SettledData, SomeData, TextData
@@ -53,6 +53,8 @@ class Reading:
         problems.raise_if_any()
         if ends := told.pop(LEFT_AWAY, 0):
             self.notes.append(f"{ends} {LEFT_AWAY}" if ends > 1 else LEFT_AWAY_ONCE)
+        if blanks := told.pop(BLANKS, 0):
+            self.notes.append(f"{blanks} {BLANKS}" if blanks > 1 else "1 label has blanks around it, which are taken off")
         self.merged = told
         if self.redacted:
             said = ", ".join(f"{count} {kind}" for kind, count in sorted(self.redacted.items()))

@@ -42,6 +42,7 @@ LONGEST_SEARCH_S = 2
 # Of a cell or of the list of classes, in a message.
 SHOWN_CHARACTERS, SHOWN_CLASSES = 60, 12
 LEFT_AWAY = "conversations end with a turn that no answer follows, which is left away"
+BLANKS = "labels have blanks around them, which are taken off"
 LEFT_AWAY_ONCE = "1 conversation ends with a turn that no answer follows, which is left away"
 
 
@@ -136,6 +137,7 @@ def _label_record(row: Row, section: LabelData, told: Counter[str]) -> Record | 
         return text
     if isinstance(label, Refused):
         return label
+    told[BLANKS] += label != label.strip()
     label = label.strip()
     if not text.strip() or not label:
         return _refuse(row, "empty text or label", f"the {'label' if text.strip() else 'text'} is empty")

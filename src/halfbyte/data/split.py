@@ -129,6 +129,8 @@ def _more_rows(survey: Survey, section: SettledData, split: Split) -> str:
         return "take out data.drop_overlap, or give files that differ"
     if _is_book(section):
         return _more_pieces(section)
+    if not held_out:
+        return f"give more rows: training needs at least {SMALLEST_TRAIN_ROWS}"
     return "give more rows, or lower data.validation_share and data.test_share"
 
 
@@ -301,7 +303,8 @@ def _draw(survey: Survey, section: SettledData, split: Split, rows: np.ndarray, 
 def _note_what_rounds_to_nothing(split: Split, count: int, shares: dict[int, float], asked: dict[int, int]) -> None:
     empty = [side for side, share in shares.items() if share and not asked[side]]
     if empty and not any(asked.values()):
-        split.notes.append(f"nothing could be held out of {count} row{'s' * (count != 1)}: give more rows, or a larger data.test_share")
+        mend = "give more rows, or a larger data.test_share" if count > 2 * SMALLEST_TRAIN_ROWS else "give more rows"
+        split.notes.append(f"nothing could be held out of {count} row{'s' * (count != 1)}: {mend}")
     elif empty:
         side = SIDES[empty[0]]
         split.notes.append(f"nothing could be held out of {count} rows for {side}: give more rows, or a larger data.{side}_share")

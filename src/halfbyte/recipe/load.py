@@ -20,6 +20,7 @@ from halfbyte.recipe.schema import Recipe
 LARGEST_RECIPE_BYTES = 1_000_000
 # Of files that are no recipes: people give the data where the recipe is asked for.
 DATA_ENDINGS = {".csv", ".tsv", ".txt", ".text", ".md", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz", ".zst"}
+RECIPE_ENDINGS = {".yaml", ".yml"}
 EXPLAIN = "halfbyte recipe --explain lists every key"
 
 # Spelling elsewhere -> key here. The values are checked by the schema like any other.
@@ -99,7 +100,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
         raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
-    if DATA_ENDINGS & {ending.lower() for ending in path.suffixes[-2:]}:
+    if path.suffix.lower() not in RECIPE_ENDINGS and DATA_ENDINGS & {ending.lower() for ending in path.suffixes[-2:]}:
         raise RecipeError(f"{path}: is data, not a recipe", hint=f"halfbyte new {path} writes a recipe for it")
     if path.stat().st_size > LARGEST_RECIPE_BYTES:
         raise RecipeError(f"{path}: larger than 1 MB, so it is hardly a recipe", hint="is this the data file? halfbyte new FILE writes a recipe for it")
@@ -124,12 +125,13 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
 
 def load_data_or_recipe(file: Path, overrides: list[str] | None = None) -> Loaded:
     """A recipe, or the recipe that a file of data has when nothing is stated."""
-    if file.suffix.lower() in (".yaml", ".yml"):
+    if file.suffix.lower() in RECIPE_ENDINGS:
         return load_recipe(file, overrides)
     quoted = yaml.safe_dump(str(file), default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
     loaded = parse_recipe("", str(file), [f"data.path={quoted}", *(overrides or [])], file.stem)
     if not _is_there(str(file)):
-        raise RecipeError(f"{file}: no such file", hint="give a file of data or a recipe")
+        near = difflib.get_close_matches(file.name, os.listdir(file.parent), n=1) if file.parent.is_dir() else []
+        raise RecipeError(f"{file}: no such file", hint=f"did you mean {file.parent / near[0]}?" if near else "give a file of data or a recipe")
     return loaded
 
 

@@ -85,7 +85,7 @@ def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:
     """Optimizer steps in all and in one epoch; the last, smaller step of an epoch counts as one."""
     rows_per_step = train.batch_size * train.gradient_accumulation_steps
     per_epoch = math.ceil(train_rows / rows_per_step)
-    shape = f"{train_rows} rows, {train.batch_size} x {train.gradient_accumulation_steps} a step, {per_epoch} steps an epoch"
+    shape = f"{train_rows} rows, {train.batch_size} x {train.gradient_accumulation_steps} a step, {per_epoch} step{'s' * (per_epoch != 1)} an epoch"
     if train.max_steps is not None:
         return Decision("steps", str(train.max_steps), f"max_steps of the recipe ({shape})"), train.max_steps, per_epoch
     total = max(1, _up(per_epoch * train.num_epochs))
@@ -111,7 +111,7 @@ def make_plan(train: Train, machine: Machine, train_rows: int, has_validation: b
     if train.eval_steps and train.eval_steps > total:
         notes = [*notes, f"eval_steps {train.eval_steps} is beyond the last step: validated and saved at the end only"]
     validation = Decision(
-        "validation", f"every {every} steps" if has_validation else "none",
+        "validation", ("every step" if every == 1 else f"every {every} steps") if has_validation else "none",
         "best checkpoint kept by validation loss" if has_validation else "no validation rows: the last state is kept",
     )  # fmt: skip
     rate = Decision("learning rate", f"{train.learning_rate:g}", f"{train.schedule} after {warmup} warm-up steps")

@@ -297,3 +297,20 @@ def test_the_real_tagged_pairs_in_two_formats(real_data):
     assert len(first) == 172
     assert first == second
     assert all(len(messages) == 2 for messages in first)
+
+
+def test_a_header_that_stands_in_the_middle_is_refused_with_its_line_or_left_out_and_counted(write):
+    """Two files joined by `cat`: the model would learn that a prompt called prompt is answered by response."""
+    file = write("prompt,response\na,b\nc,d\nprompt,response\ne,f\n")
+    with pytest.raises(DataError, match=r"a\.csv:4: the header stands here once more"):
+        list(pairs(file).outcomes())
+    skipping = pairs(file, on_bad_row="skip")
+    assert [record.line for record in skipping.records()] == [2, 3, 5]
+    assert skipping.source.left_out == {"the header once more": 1}
+
+
+def test_blanks_around_a_class_are_taken_off_and_told(write):
+    reading = labels(write("text,label\none,good \ntwo, good\nthree,bad\n"))
+    assert [record.label for record in reading.records()] == ["good", "good", "bad"]
+    assert "2 labels have blanks around them, which are taken off" in reading.notes
+    assert not reading.merged

@@ -514,6 +514,14 @@ def test_data_in_the_recipe_s_place_are_told_what_to_do(tmp_path, name):
     assert caught.value.hint == f"halfbyte new {tmp_path / name} writes a recipe for it"
 
 
+@pytest.mark.parametrize("name", ["labels.csv.yaml", "rows.jsonl.yml"])
+def test_a_recipe_may_be_called_after_its_data(tmp_path, name):
+    """`halfbyte new labels.csv -o labels.csv.yaml` wrote a recipe that was then refused as data."""
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    (tmp_path / name).write_text(f"name: a\ndata:\n  path: {tmp_path / 'a.csv'}\n")
+    assert load_recipe(tmp_path / name).recipe.name == "a"
+
+
 def test_a_file_of_data_has_the_recipe_of_a_file_of_which_nothing_is_stated(tmp_path):
     file = tmp_path / "my data #1.csv"
     file.write_text("x")

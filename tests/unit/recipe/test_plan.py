@@ -66,7 +66,8 @@ def test_steps(rows, batch_size, accumulation, epochs, total, per_epoch):
     decision, steps, epoch = choose_steps(train, rows)
     assert (steps, epoch) == (total, per_epoch)
     assert decision.value == str(total)
-    assert f"{epochs:g} epochs ({rows} rows, {batch_size} x {accumulation} a step, {per_epoch} steps an epoch)" in decision.reason
+    steps_an_epoch = f"{per_epoch} step{'s' * (per_epoch > 1)} an epoch"
+    assert f"{epochs:g} epochs ({rows} rows, {batch_size} x {accumulation} a step, {steps_an_epoch})" in decision.reason
 
 
 def test_max_steps_wins_over_epochs():
