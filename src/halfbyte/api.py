@@ -109,7 +109,7 @@ def show(loaded: Loaded, stage: str, count: int, line: int | None = None, listen
         facts = []
     else:
         prepared, shown = _show_prepared(recipe, stage, count, line, listener)
-        decisions, facts = prepared.decisions, [("fingerprint of the labels", prepared.labels)]
+        decisions, facts = prepared.decisions, [("labels", prepared.labels)]
     if not shown and line is not None and stage == "tokens" and isinstance(recipe.data, TextData) and recipe.data.rows != "separate":
         raise DataError(
             f"{', '.join(recipe.data.paths)}: a block of a book names the line where its text begins, not {line}", hint="--stage record shows its lines"

@@ -137,8 +137,9 @@ def _label_record(row: Row, section: LabelData, told: Counter[str]) -> Record | 
         return text
     if isinstance(label, Refused):
         return label
-    told[BLANKS] += label != label.strip()
-    label = label.strip()
+    if label != label.strip():
+        told[BLANKS] += 1
+        label = label.strip()
     if not text.strip() or not label:
         return _refuse(row, "empty text or label", f"the {'label' if text.strip() else 'text'} is empty")
     if section.label_pattern:

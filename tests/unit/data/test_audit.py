@@ -339,7 +339,7 @@ def test_the_screen_obeys_no_file_name():
         Screen(console).show_audit(Audit(1, [finding], 1, [Decision("encoding", "cp1252", "guessed")], ["a\x07 note"]), "a\x1b]0;\nb.csv")
     said = captured.get()
     assert not set(said) & set("\x1b\x07")
-    assert "1 records of 2 rows read" in said
+    assert "1 record of 2 rows read" in said
     assert "cp1252" in said
 
 
