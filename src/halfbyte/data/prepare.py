@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte.data.augment import changed_copies, check_kinds
 from halfbyte.data.fit import Bill, Fitted, Fitter
+from halfbyte.data.held_out import RecordWriter, StoredRecords
 from halfbyte.data.pack import BlockCutter, PackedRows, best_fit
 from halfbyte.data.parts import open_parts
 from halfbyte.data.read import GUTENBERG, Reading
@@ -40,6 +41,7 @@ OPENING_WORDS = 12
 # Behind the name of a bin.
 SHORTENED = ", prompt shortened"
 BINS = tuple(name + how for name in ("trained", "validation", "test") for how in ("", SHORTENED))
+HELD_OUT = ("validation", "test")
 # Keys that change no row: where the files are is told by their content.
 NOT_IN_ROWS = {"path", "validation_path", "test_path", "licence", "packing"}
 
@@ -52,6 +54,11 @@ class Prepared:
     train: Sequence[Tokens]
     validation: Sequence[Tokens]
     test: Sequence[Tokens]
+    validation_records: Sequence[Record]
+    """Of each validation row what was said, in their order; none for texts."""
+    test_records: Sequence[Record]
+    train_labels: dict[str, int]
+    """Training rows of each class; none where rows have no classes."""
     held_out_prompts: list[str]
     template: Template
     ledger: dict[str, Any]
@@ -98,8 +105,10 @@ def _opened(section: SettledData, reading: Reading, template: Template, decision
         decisions = [*decisions, Decision("packing", "best_fit", f"{len(documents)} documents in {len(rows['train'])} rows, {full:.1%} full")]
         ledger = {**ledger, "train_rows": len(rows["train"])}
     split, supervised = (Decision(*one) for one in meta["decisions"])
+    validation, test = (StoredRecords(_records_file(Path(meta["folder"]), part)) for part in HELD_OUT)
     return Prepared(
-        section, rows["train"], rows["validation"], rows["test"], meta["prompts"], template, ledger, meta["parts"]["train"]["labels"],
+        section, rows["train"], rows["validation"], rows["test"], validation, test, meta["labels"], meta["prompts"], template, ledger,
+        meta["parts"]["train"]["labels"],
         meta["fingerprint"], [*reading.decisions, split, *decisions, supervised], meta["notes"], Path(meta["folder"]),
     )  # fmt: skip
 
@@ -117,8 +126,10 @@ class _Build:
         self.encoder = Encoder(tokenizer)
         largest_id = max(tokenizer.get_vocab().values())
         self.writers = [RowWriter(folder / f"{part}.arrow", largest_id) for part in PARTS]
+        self.records = {part: RecordWriter(_records_file(folder, part)) for part in HELD_OUT} if isinstance(self.section, ChatData) else {}
         self.bins: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.train_labels: Counter[str] = Counter()
         self.augmented = 0
         self.bill = Bill(self.section.max_length)
 
@@ -131,6 +142,8 @@ class _Build:
         split = split_records(survey, self.section, self.seed)
         prompts = self._write(survey, split)
         self.left_out += split.left_out + skipped
+        for records in self.records.values():
+            records.close()
         parts = {part: writer.close() for part, writer in zip(PARTS, self.writers, strict=True)}
         trained = sum(count for name, count in self.bins.items() if name.startswith("trained"))
         if not parts["train"]["rows"] or (trained < SMALLEST_TRAIN_ROWS and not book):
@@ -139,7 +152,8 @@ class _Build:
             raise DataError(seen, hint="raise data.max_length, or look at the file")
         decisions = [split.decision, self._supervised(parts["train"])]
         return {
-            "parts": parts, "ledger": self._ledger(len(survey) + skipped.total(), parts), "prompts": prompts, "notes": self._notes(survey, split),
+            "parts": parts, "labels": dict(self.train_labels),
+            "ledger": self._ledger(len(survey) + skipped.total(), parts), "prompts": prompts, "notes": self._notes(survey, split),
             "decisions": [[d.name, d.value, d.reason] for d in decisions], "fingerprint": "-".join(parts[part]["order"][:16] for part in PARTS),
         }  # fmt: skip
 
@@ -249,12 +263,16 @@ class _ChatSink:
                 build.left_out[one.reason] += 1
             else:
                 build.bins[self.name + SHORTENED * one.shortened] += 1
+        kept = [record for record, one in zip(self.held, fitted, strict=True) if one.tokens is not None]
         copies: list[Fitted] = []
         if self.augments:
-            trained = [record for record, one in zip(self.held, fitted, strict=True) if one.tokens is not None]
-            copies = [one for one in self.fitter.fit([copy for record in trained for copy in self.changed(record)]) if one.tokens is not None]
+            copies = [one for one in self.fitter.fit([copy for record in kept for copy in self.changed(record)]) if one.tokens is not None]
             build.augmented += len(copies)
         build.writers[self.side].append([one.tokens for one in (*fitted, *copies) if one.tokens is not None])
+        if self.side == TRAIN:
+            build.train_labels.update(record.label for record in kept if record.label)
+        else:
+            build.records[PARTS[self.side]].append(kept)
         self.held, self.characters = [], 0
 
 
@@ -326,6 +344,10 @@ class _TextSink:
         self.build.augmented += sum(map(len, blocks[1:]))
         for own in blocks:
             self.build.writers[self.side].append(own)
+
+
+def _records_file(folder: Path, part: str) -> Path:
+    return folder / f"{part}.jsonl"
 
 
 def _rows(count: int) -> str:

@@ -28,3 +28,13 @@ class Record:
     def answered(self) -> str:
         """What is learned: the assistant's turns, or the text."""
         return "\n".join(message["content"] for message in self.messages if message["role"] == "assistant") or self.text
+
+    @property
+    def prompt(self) -> str:
+        """What the user says last."""
+        return next((message["content"] for message in reversed(self.messages) if message["role"] == "user"), "")
+
+    @property
+    def reference(self) -> str:
+        """The last answer."""
+        return next((message["content"] for message in reversed(self.messages) if message["role"] == "assistant"), "")

@@ -1,8 +1,9 @@
 """Rows of tokens on disk: Arrow files that are mapped, not loaded, so that millions of rows train in little memory.
 
-A prepared data set is a folder: train.arrow, validation.arrow, test.arrow and meta.json, written last. Its name is the hash of all
-that its rows depend on: the data's bytes, the recipe's section, seed, template, tokenizer and this code (a cache keyed by less
-goes on serving rows of yesterday's template: huggingface/datasets#3297). A folder that is not what was written is written again.
+A prepared data set is a folder: train.arrow, validation.arrow, test.arrow, the records of the held-out rows (held_out.py) and
+meta.json, written last. Its name is the hash of all that its rows depend on: the data's bytes, the recipe's section, seed, template,
+tokenizer and this code (a cache keyed by less goes on serving rows of yesterday's template: huggingface/datasets#3297). A folder
+that is not what was written is written again.
 """
 
 import fcntl
@@ -42,7 +43,7 @@ class RowWriter:
         ])  # fmt: skip
         self.numbers = ids.to_pandas_dtype()
         self.folder = file.parent
-        with _writing(self.folder):
+        with writing(self.folder):
             self.sink = pa.OSFile(str(file), "wb")
             self.writer = pa.ipc.new_file(self.sink, self.schema)
         self.held: list[tuple[np.ndarray, np.ndarray, int, int]] = []
@@ -69,7 +70,7 @@ class RowWriter:
     def close(self) -> dict[str, Any]:
         """The sums, for meta.json."""
         self._flush()
-        with _writing(self.folder):
+        with writing(self.folder):
             self.writer.close()
             self.sink.close()
         return {
@@ -86,7 +87,7 @@ class RowWriter:
             pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(ids))), pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(trained))),
             pa.array(files, pa.int32()), pa.array(lines, pa.int64()),
         ]  # fmt: skip
-        with _writing(self.folder):
+        with writing(self.folder):
             self.writer.write_batch(pa.record_batch(columns, schema=self.schema))
         self.tokens += self.tokens_held
         self.held, self.tokens_held = [], 0
@@ -163,7 +164,7 @@ def find_or_build(key: str, build: Callable[[Path], dict[str, Any]]) -> dict[str
     if meta is not None:
         return meta
     above = cache_folder() / "prepared"
-    with _writing(above):
+    with writing(above):
         above.mkdir(parents=True, exist_ok=True)
     with _alone(above / f"{key}.lock"):
         return _find(key) or _build(above / key, build)
@@ -172,11 +173,11 @@ def find_or_build(key: str, build: Callable[[Path], dict[str, Any]]) -> dict[str
 def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     part = folder.with_name(f"{folder.name}.part")
     try:
-        with _writing(part):
+        with writing(part):
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
             part.mkdir()
         meta = build(part)
-        with _writing(part):
+        with writing(part):
             meta["sha256"] = {file.name: _sha256(file) for file in part.iterdir()}
             (part / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
@@ -195,7 +196,8 @@ def _find(key: str) -> dict[str, Any] | None:
     folder = cache_folder() / "prepared" / key
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        whole = len(meta["sha256"]) == len(PARTS) and all(_sha256(folder / name) == digest for name, digest in meta["sha256"].items())
+        kept = meta["sha256"]
+        whole = {f"{part}.arrow" for part in PARTS} <= kept.keys() and all(_sha256(folder / name) == digest for name, digest in kept.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return {**meta, "folder": str(folder)} if whole else None
@@ -209,10 +211,10 @@ def _sha256(file: Path) -> str:
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """Waits for the process that holds this lock; it goes with its process, however that ends."""
-    with _writing(file):
+    with writing(file):
         lock = os.open(file, os.O_CREAT | os.O_RDWR)
     try:
-        with _writing(file):
+        with writing(file):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
@@ -220,7 +222,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
