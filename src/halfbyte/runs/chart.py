@@ -109,16 +109,16 @@ def legend_places(names: list[str]) -> list[tuple[int, int]]:
     return places
 
 
-def line_chart(name: str, title: str, series: list[Series], x_label: str, y_label: str, from_zero: bool = False) -> str:
+def line_chart(name: str, title: str, series: list[Series], x_label: str, y_label: str, from_zero: bool = False, height: int = HEIGHT) -> str:
     """The SVG, or one sentence when no series has a point. `name` makes the ids unique on the page."""
     finite = [Series(one.name, [p for p in one.points if math.isfinite(p[1])], one.shape, one.tone) for one in series]
     drawn = [one for one in finite if one.points]
     if not drawn:
         return f'<p class="quiet">{html.escape(title)}: no point is logged yet.</p>'
     x_axis = count_axis([x for one in drawn for x, _ in one.points])
-    y_axis = value_axis([y for one in drawn for _, y in one.points], from_zero)
+    y_axis = value_axis([y for one in drawn for _, y in one.points], from_zero, most=5 if height >= HEIGHT else 3)
     legend = legend_places([one.name for one in drawn])
-    right, bottom, top = WIDTH - RIGHT, HEIGHT - BOTTOM, legend[-1][1] + 24
+    right, bottom, top = WIDTH - RIGHT, height - BOTTOM, legend[-1][1] + 24
 
     def place(point: tuple[float, float]) -> tuple[str, str]:
         x = LEFT + point[0] / x_axis.high * (right - LEFT)
@@ -137,7 +137,7 @@ def line_chart(name: str, title: str, series: list[Series], x_label: str, y_labe
     parts.append(f'<line class="axis" x1="{LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
     unit = f' (×10<tspan dy="-4" font-size="80%">{y_axis.power}</tspan>)' if y_axis.power else ""
     middle = (top + bottom) / 2
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
+    parts.append(f'<text x="{(LEFT + right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
     parts.append(f'<text transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}{unit}</text>')
     for one, (left, row) in zip(drawn, legend, strict=True):
         sample = [(f"{left}", f"{row}"), (f"{left + 16}", f"{row}")] if one.shape in ("line", "pale") else [(f"{left + 8}", f"{row}")]
@@ -146,7 +146,7 @@ def line_chart(name: str, title: str, series: list[Series], x_label: str, y_labe
         parts.append(f'<g style="--tone:var(--{one.tone})">{shapes}{text}</g>')
     told = "; ".join(_told(one) for one in drawn)
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{html.escape(title)}</title><desc id="{name}-desc">{html.escape(told)}</desc>{"".join(parts)}</svg>'
     )
 

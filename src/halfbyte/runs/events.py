@@ -26,6 +26,11 @@ class EventLog:
         if self.listener:
             self.listener(stamped)
 
+    def tell(self, event: Event) -> None:
+        """To the listener alone: progress, of which nothing need be kept."""
+        if self.listener:
+            self.listener(event)
+
     def _end_torn_line(self) -> None:
         """After a crash in mid-line the next event begins on a line of its own."""
         if self.file.is_file() and self.file.stat().st_size:

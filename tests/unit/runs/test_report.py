@@ -1,6 +1,9 @@
 """The report: what counts of an event log, what the page says, and that nothing in it can run or fetch."""
 
+import copy
+import html
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,8 +12,8 @@ from typing import Any
 import pytest
 
 from halfbyte.errors import DataError
-from halfbyte.runs.chart import Series, count_axis, line_chart, thin, value_axis
-from halfbyte.runs.report import duration, figure, size, write_report
+from halfbyte.runs.report import write_report
+from toy_runs import RUNS, SHA, write_run
 
 RUN = {
     "event": "run",
@@ -54,7 +57,7 @@ def report_of(run: Path, events: list[dict[str, Any]], torn: str = "") -> tuple[
     (run / "events.jsonl").write_text("".join(lines) + torn, encoding="utf-8")
     report = write_report(run)
     assert json.loads((run / "report.json").read_text(encoding="utf-8")) == report
-    return report, (run / "report.html").read_text(encoding="utf-8")
+    return report, (run / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
 
 
 class Tags(HTMLParser):
@@ -93,19 +96,19 @@ def test_a_finished_run(tmp_path):
     assert [row["step"] for row in report["validation"]] == [0, 2, 3]
     assert report["data"] == DATA["ledger"]
     assert report["decisions"][0]["reason"] == "no GPU found"
-    assert "On 3,400 held-out tokens, perplexity fell from 49.4 to 31.2 (-36.8 %)." in html
+    assert "On 3,400 held-out tokens, perplexity fell from 49.4 to 31.2 (−36.8 %)." in html
     assert "best step 2" in html
     assert "no GPU found" in html
     assert "base: embedded" in html
     assert "licence text" in html
     assert f"halfbyte chat {tmp_path.name}" in html
     titles = re.findall(r"<h2>(.*?)</h2>", html)
-    assert titles == ["Before and after", "Training", "Generations", "Data", "Plan", "Run", "Recipe", "Next"]
+    assert titles == ["Before and after", "Answers", "Training", "Data", "Plan", "Run", "Recipe", "Next"]
     assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize(("tuned", "words"), [
-    (31.2, "fell from 49.4 to 31.2 (-36.8 %)"), (50.2, "rose from 49.4 to 50.2 (+1.6 %)"), (49.4, "did not change (49.4)"),
+    (31.2, "fell from 49.4 to 31.2 (−36.8 %)"), (50.2, "rose from 49.4 to 50.2 (+1.6 %)"), (49.4, "did not change (49.4)"),
 ])  # fmt: skip
 def test_the_sentence_says_which_way_it_went(tmp_path, tuned, words):
     _, html = report_of(tmp_path, [RUN, step(1, 4.0), BASE, TUNED | {"perplexity": tuned}, END])
@@ -216,7 +219,7 @@ def test_every_row_that_was_read_is_in_a_bin_of_the_page(tmp_path):
     ledger = {**DATA["ledger"], "augmented": 7}
     assert sum(ledger["bins"].values()) + 21 == ledger["records_read"]
     _, html = report_of(tmp_path, [RUN, {"event": "data", "ledger": ledger}])
-    for name, rows in (*ledger["bins"].items(), ("licence text", 21)):
+    for name, rows in (*ledger["bins"].items(), ("left out: licence text", 21)):
         assert re.search(rf"<td>{name}</td><td[^>]*>{rows}</td>", html), name
     assert "Records read: 412; 7 of the training rows are changed copies." in html
     assert "changed copies" not in report_of(tmp_path, [RUN, DATA])[1]
@@ -235,7 +238,7 @@ def test_the_page_fetches_nothing(tmp_path):
     assert ("meta", {"http-equiv": "Content-Security-Policy", "content": policy}) in tags.seen
     assert "prefers-color-scheme:dark" in html
     ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
-    assert len(ids) == len(set(ids)) == 4
+    assert len(ids) == len(set(ids)) == 8, "a title and a description of each of four charts"
 
 
 def test_an_empty_folder_gives_a_report(tmp_path):
@@ -297,63 +300,218 @@ def test_many_steps_make_a_small_page_with_a_mean(tmp_path):
     assert "mean of 125" in html
 
 
-def test_numbers_are_rounded_into_the_next_unit():
-    assert [duration(value) for value in (0.04, 59.97, 92.1, 119.7, 3599.6, 19_221)] == [
-        "0.0 s", "1 min 0 s", "1 min 32 s", "2 min 0 s", "1 h 0 min", "5 h 20 min",
-    ]  # fmt: skip
-    assert [size(value) for value in (0, 999, 12_345_678, 999_999_999, 23_912_000_000)] == [
-        "0 B",
-        "999 B",
-        "12.35 MB",
-        "1000 MB",
-        "23.91 GB",
+# Whole runs
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_every_kind_of_run_gives_a_whole_report(tmp_path, kind):
+    run = RUNS[kind](tmp_path / kind)
+    report = write_report(run)
+    assert json.loads((run / "report.json").read_text(encoding="utf-8")) == report
+    page = (run / "report.html").read_text(encoding="utf-8")
+    tags = Tags(page)
+    assert tags.open == []
+    assert not {"script", "img", "iframe", "object", "embed", "link"} & {tag for tag, _ in tags.seen}
+    ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for text in (re.sub("<style>.*?</style>", "", page, flags=re.DOTALL), (run / "report.md").read_text(encoding="utf-8")):
+        assert not re.search(r"\bNone\b|\bnan\b|\binf\b|\{\'", text)
+    assert report["verdict"]["sentence"]
+
+
+def test_the_page_opens_with_the_verdict_and_what_it_rests_on(tmp_path):
+    report = write_report(RUNS["text"](tmp_path))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert report["verdict"]["word"] == "better"
+    for words in (
+        "Better than its base",
+        "fell from 36.26 to 27.41",
+        "34 rows",
+        "−10.4 to −7.4",
+        "1.9",
+        "p\u00a0=\u00a00.0005",
+        "Of 3 comparisons: 2 better, 1 worse.",
+    ):
+        assert words in head, words
+    assert "Worse: perplexity (neutral text)" in head
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles == ["Before and after", "Answers", "Training", "Data", "Plan", "Notes", "Run", "Recipe", "Next"]
+
+
+def test_all_three_forms_say_the_same(tmp_path):
+    for kind in ("text", "labels", "replies", "structure"):
+        report = write_report(RUNS[kind](tmp_path / kind))
+        page = html.unescape((tmp_path / kind / "report.html").read_text(encoding="utf-8")).replace("\u00a0", " ")
+        text = (tmp_path / kind / "report.md").read_text(encoding="utf-8")
+        said = [one["sentence"][1:] for one in report["comparisons"]] + [report["choice"]["why"], report["hashes"]["base"], report["adapter_sha256"]]
+        said += (
+            [words.replace("\u00a0", " ") for words in report["verdict"]["rests_on"].values()]
+            + [one["reason"] for one in report["decisions"]]
+            + list(report["data"]["bins"])
+        )
+        said += ["The test part was opened once.", "CC0-1.0", "seed"]
+        for words in said:
+            assert words in page, (kind, words)
+            assert words in text, (kind, words)
+
+
+def test_predicted_and_measured_memory_stand_together(tmp_path):
+    report = write_report(RUNS["text"](tmp_path))
+    assert report["memory"] == {"predicted_bytes": 1_540_000_000, "measured_bytes": 1_602_224_128}
+    for form in ("html", "md"):
+        assert "1.54 GB was predicted, 1.602 GB measured (+4.0 %)" in (tmp_path / f"report.{form}").read_text(encoding="utf-8")
+    assert "predicted" not in re.sub("<style>.*</style>", "", (write_page(RUNS["replies"], tmp_path / "other")), flags=re.DOTALL)
+
+
+def write_page(make: Any, folder: Path) -> str:
+    write_report(make(folder))
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_labels_of_training_and_of_the_test_are_told_apart(tmp_path):
+    """Two events have one name: the fingerprint of what was trained on, and the scores of classes."""
+    scores = {"event": "labels", "classes": ["a", "b"], "confusion": {"base": [[1, 0], [0, 1]]}}
+    report, _ = report_of(tmp_path, [RUN, {"event": "labels", "rows": 3, "sha256": SHA, "same_as_preview": False}, scores])
+    assert report["hashes"]["labels"] == SHA
+    assert report["labels_as_previewed"] is False
+    assert report["classes"]["classes"] == ["a", "b"]
+
+
+def test_a_later_measurement_replaces_the_earlier(tmp_path):
+    def told(group: str, metric: str, tuned: float) -> dict[str, Any]:
+        return {"event": "comparison", "group": group, "metric": metric, "base": 1.0, "tuned": tuned}
+
+    first = [told("text", "perplexity", 2.0), told("text", "bits per byte", 2.0), told("replies", "chrF", 2.0)]
+    report, _ = report_of(tmp_path, [RUN, step(1, 4.0), *first, told("text", "perplexity", 3.0)])
+    assert [(one["metric"], one["tuned"]) for one in report["comparisons"]] == [("perplexity", 3.0), ("chrF", 2.0)]
+    choice = {"event": "choice", "step": 1, "of": 2, "why": "best"}
+    report, _ = report_of(tmp_path, [RUN, step(1, 4.0), *first, choice, {"event": "test_opened", "times": 1}, step(2, 4.0)])
+    assert (report["comparisons"], report["choice"]) == ([], None), "a step changes the weights that were measured"
+    assert report["test_opened"] == 1, "and the test part was opened all the same"
+
+
+def test_the_chosen_step_is_marked_even_where_another_was_best(tmp_path):
+    events = [
+        RUN,
+        step(1, 4.0),
+        validation(1, 3.0, True),
+        step(2, 3.0),
+        validation(2, 3.1, False),
+        {"event": "choice", "step": 2, "of": 2, "why": "step 1 is damaged"},
     ]
-    assert [figure(value) for value in (49.4, 31.268, 9999.7, 12_345.6)] == ["49.4", "31.27", "10,000", "12,346"]
+    _, page = report_of(tmp_path, events)
+    assert "chosen step 2: 3.1 at 2" in page
+    assert "The tuned model is that of step 2 of 2: step 1 is damaged." in page
 
 
-# The chart
+def test_looking_twice_at_the_test_part_is_said(tmp_path):
+    _, page = report_of(tmp_path, [RUN, step(1, 4.0), {"event": "test_opened", "times": 3}])
+    assert "The test part was opened 3 times: what is changed after the first time is fitted to the test." in page
 
 
-@pytest.mark.parametrize(("values", "from_zero", "labels"), [
-    ([2.13, 4.08], False, ["2.0", "2.5", "3.0", "3.5", "4.0", "4.5"]),
-    ([0.00003, 0.0002], True, ["0.0", "0.5", "1.0", "1.5", "2.0"]),        # times 10 to the -4
-    ([4.0, 4.0], False, ["2", "3", "4", "5", "6"]),
-    ([0.0], True, ["-1.0", "-0.5", "0.0", "0.5", "1.0"]),
-    ([1e6, 3e6], False, ["1.0", "1.5", "2.0", "2.5", "3.0"]),
+@pytest.mark.parametrize("line", [
+    b"\x00\x00\xff", b"[]", b'"step"', b'{"event": 3}', b'{"event": "step"}', b'{"event": "step", "step": "1"}', b'{"event": "comparison", "metric": "a"}',
+    b'{"event": "resume"}', b'{"event": "data", "ledger": 3}', b'{"event": "note"}', b'{"event": "perplexity"}', b"[" * 50_000,
 ])  # fmt: skip
-def test_value_ticks_are_nice(values, from_zero, labels):
-    axis = value_axis(values, from_zero)
-    assert [axis.label(tick) for tick in axis.ticks] == labels
-    assert axis.low <= min(values)
-    assert axis.high >= max(values)
+def test_a_line_that_is_no_event_is_a_note(tmp_path, line):
+    whole = json.dumps(RUN).encode()
+    (tmp_path / "events.jsonl").write_bytes(whole + b"\n" + line + b"\n" + json.dumps(step(1, 4.0)).encode() + b"\n")
+    report = write_report(tmp_path)
+    assert report["training"]["steps"] == 1
+    assert report["notes"] == ["events.jsonl: line 2 is torn, as a crash leaves it, and is left out"]
 
 
-@pytest.mark.parametrize(("high", "labels"), [
-    (0, ["0", "1"]), (1, ["0", "1"]), (3, ["0", "1", "2", "3"]), (60, ["0", "10", "20", "30", "40", "50", "60"]),
-    (20_000, ["0", "5,000", "10,000", "15,000", "20,000"]),
-])  # fmt: skip
-def test_step_ticks_are_whole(high, labels):
-    axis = count_axis([high])
-    assert [axis.label(tick) for tick in axis.ticks] == labels
+def test_numbers_stand_on_one_line_of_the_json_and_strings_are_untouched(tmp_path):
+    text = "[\n  1,\n  2\n]"
+    report, _ = report_of(tmp_path, [RUN, step(1, 4.0), generation("a", text)])
+    assert report["generations"][0]["tuned"] == text
+    assert "[1, 4.0]" in (tmp_path / "report.json").read_text(encoding="utf-8")
 
 
-def test_one_point_is_a_dot_and_no_point_a_sentence():
-    one = line_chart("c", "Loss", [Series("training", [(1, 4.0)], "line", "tuned")], "step", "loss")
-    assert one.count('<circle class="dot"') == 1
-    assert line_chart("c", "Loss", [Series("training", [], "line", "tuned")], "step", "loss").startswith("<p")
+def test_an_answer_of_ten_megabytes_is_cut_and_said(tmp_path):
+    report, page = report_of(tmp_path, [RUN, step(1, 4.0), generation("p" * 5_000, "word " * 2_000_000)])
+    assert len(report["generations"][0]["tuned"]) == 10_000_000
+    assert len(page) < 60_000
+    for form in (page, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "cut here: 9,997,000 more characters in report.json" in form
+        assert "cut here: 2,000 more characters in report.json" in form
 
 
-def test_a_chart_says_itself_to_a_screen_reader():
-    svg = line_chart("c", "Loss", [Series("a < b", [(1, 4.0), (9, 2.5)], "line", "tuned")], "step", "loss")
-    assert '<title id="c-title">Loss</title><desc id="c-desc">a &lt; b: 4 at 1, then to 2.5 at 9</desc>' in svg
-    assert 'role="img" aria-labelledby="c-title c-desc"' in svg
+def test_the_text_form_cannot_be_forged(tmp_path):
+    """Outside of fences: no HTML, no heading, link or cell that is not ours."""
+    write_report(RUNS["evil"](tmp_path))
+    outside = without_fences((tmp_path / "report.md").read_text(encoding="utf-8"))
+    assert "<" not in outside
+    assert not re.search(r"https?://", outside)
+    assert not re.search(r"(?<!\\)[`*_\[\]](?<!\*\*)", outside.replace("**", "")), "markup that is not escaped"
+    assert "forged" not in outside
+    width = None
+    for line in outside.split("\n"):
+        if line.startswith("|"):
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            assert width in (None, cells), line
+            width = cells
+        else:
+            width = None
+    ours = {
+        "Before and after",
+        "A person’s judgement",
+        "Answers",
+        "Style or recital",
+        "Classes",
+        "Structure",
+        "Training",
+        "Data",
+        "Plan",
+        "Notes",
+        "Run",
+        "Recipe",
+        "Next",
+    }
+    assert set(re.findall("^## (.*)$", outside, re.MULTILINE)) == ours
 
 
-def test_thinning_keeps_ends_and_spikes():
-    points = [(float(x), 99.0 if x == 777 else 1.0 + x % 3) for x in range(10_000)]
-    thinned = thin(points)
-    assert len(thinned) <= 602
-    assert thinned[0] == points[0]
-    assert thinned[-1] == points[-1]
-    assert (777.0, 99.0) in thinned
-    assert thinned == sorted(thinned)
+def without_fences(text: str) -> str:
+    """As a reader of Markdown sees it: a fence ends at a line of at least as many marks."""
+    outside, fence = [], ""
+    for line in text.split("\n"):
+        marks = re.match("`{3,}", line)
+        if fence:
+            fence = "" if line.strip("`") == "" and len(line) >= len(fence) else fence
+        elif marks:
+            fence = marks[0]
+        else:
+            outside.append(line)
+    assert fence == ""
+    return "\n".join(outside)
+
+
+def test_seed_and_adapter_are_found_in_the_folder(tmp_path):
+    report = write_report(write_run(tmp_path, [RUN]))
+    assert (report["seed"], report["adapter_sha256"], report["licences"]["data"]) == (42, SHA[::2] * 2, "CC0-1.0")
+    assert report["answers"] is None
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "answers.jsonl").write_text("{}\n")
+    assert write_report(tmp_path)["answers"] == "evaluation/answers.jsonl"
+
+
+def test_whatever_stands_in_a_figure_gives_a_report(tmp_path):
+    """A file may hold anything: one value of a whole run after another is put in place of any other kind of value."""
+    chance = random.Random(0)
+    junk = [None, 3, "x", [], {}, [1], {"a": 1}, True, -1.5, 1e300, [None], [[1]], "", [{}]]
+    for kind in ("labels", "replies", "structure"):
+        run = RUNS[kind](tmp_path / kind)
+        lines = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+        told = [event for event in lines if event.get("step", 1) == 1]
+        for _ in range(25):
+            events = copy.deepcopy(told)
+            inner: Any = chance.choice(events)
+            while True:
+                key = chance.choice([name for name in inner if name != "event"] if isinstance(inner, dict) else range(len(inner)))
+                if not inner[key] or not isinstance(inner[key], dict | list) or chance.random() < 0.3:
+                    break
+                inner = inner[key]
+            inner[key] = chance.choice(junk)
+            (run / "events.jsonl").write_text("\n".join(map(json.dumps, events)) + "\n", encoding="utf-8")
+            assert write_report(run)["verdict"]["title"]
