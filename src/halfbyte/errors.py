@@ -2,8 +2,8 @@
 
 The message says what was seen and where, the hint what to do. The API raises it, the command prints
 both without a traceback and leaves with `exit_code`: 0 done, 1 our bug, 2 your input, 3 machine,
-4 interrupted and resumable, 5 integrity (130, the
-shell's own, after Ctrl-C where there was nothing to save).
+4 interrupted and resumable, 5 integrity, 6 a promise that was not kept (130, the shell's own, after Ctrl-C where
+there was nothing to save).
 """
 
 
@@ -58,3 +58,9 @@ class IntegrityError(HalfbyteError):
     """A file is not what it was when it was written."""
 
     exit_code = 5
+
+
+class PromiseError(HalfbyteError):
+    """A run is not as good as its recipe or the caller of `gate` asked for; the message has a line for each promise."""
+
+    exit_code = 6

@@ -1,15 +1,15 @@
-"""Prompts from a file and answers to a file, for `halfbyte generate`."""
+"""Prompts from a file and answers to a file, for `halfbyte generate` and `halfbyte classify`."""
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from halfbyte.data.files import Source, open_source
 from halfbyte.errors import DataError, MachineError
 
-Write = Callable[[list[str], list[str]], None]
+Write = Callable[..., None]  # a list of texts for each column
 # A spreadsheet takes a cell that begins so for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -41,8 +41,8 @@ def _column(source: Source, file: Path) -> list[str]:
 
 
 @contextmanager
-def write_answers(file: Path) -> Iterator[Write]:
-    """Opens a new file at once, so that a name that is taken is told before anything is computed; written as answers come.
+def write_answers(file: Path, columns: Sequence[str] = ("prompt", "response")) -> Iterator[Write]:
+    """Opens a new file at once, so that a name that is taken is told before anything is computed; written as answers come, column by column.
 
     Where no answer comes, because the run is not there for instance, no file is left. In .csv a cell that begins with = + - @, a tab
     or a carriage return gets an apostrophe in front, for a spreadsheet would run it as a formula; .jsonl keeps it as it is.
@@ -60,14 +60,14 @@ def write_answers(file: Path) -> Iterator[Write]:
         with open(file, "w", encoding="utf-8", newline="") as stream:
             table = csv.writer(stream)
 
-            def write(prompts: list[str], answers: list[str]) -> None:
+            def write(*values: list[str]) -> None:
                 if kind == ".csv" and not stream.tell():
-                    table.writerow(["prompt", "response"])
-                for prompt, answer in zip(prompts, answers, strict=True):
+                    table.writerow(columns)
+                for row in zip(*values, strict=True):
                     if kind == ".csv":
-                        table.writerow([_no_formula(prompt), _no_formula(answer)])
+                        table.writerow(map(_no_formula, row))
                     else:
-                        stream.write(json.dumps({"prompt": prompt, "response": answer}, ensure_ascii=False) + "\n")
+                        stream.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
                 stream.flush()
 
             yield write

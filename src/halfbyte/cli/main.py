@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 
 from halfbyte import __version__
+from halfbyte.cli import verdicts
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
@@ -188,13 +189,48 @@ def train(
 
 
 @app.command()
-def evaluate(run: RunPath) -> None:
-    """Measure a finished run again, base and adapter loaded anew from disk, and rewrite its report."""
+def evaluate(
+    run: RunPath,
+    tasks: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Tasks of lm-eval instead (the extra `harness`), base and tuned.")] = None,
+    include_path: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Your own tasks for lm-eval, YAML files.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
+) -> None:
+    """Measure a finished run again, base and adapter loaded anew from disk, and rewrite its report; or ask it tasks of the field's harness."""
+    if tasks is not None:
+        verdicts.evaluate_tasks(run, tasks, include_path, limit)
+        return
+    if include_path is not None or limit is not None:
+        raise RecipeError("--include-path and --limit are for --tasks", hint="name the tasks with --tasks, or leave them out")
     from halfbyte import api
 
     with Screen() as screen:
         api.evaluate(run, screen.on_event)
     screen.show_result(run)
+
+
+app.command()(verdicts.compare)
+app.command()(verdicts.rate)
+app.command()(verdicts.gate)
+
+
+@app.command()
+def classify(
+    run: RunPath,
+    input: Annotated[Path, typer.Option("--input", "-i", help="Texts: .txt (one a line), .jsonl or .csv with a column or key `prompt`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Classes: .jsonl or .csv; must not exist.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts computed at a time.")] = 16,
+) -> None:
+    """The class of every text of a file with its confidence, by the scorer that the run's evaluation fitted; empty where it abstains."""
+    from halfbyte.cli.files import read_prompts, write_answers
+
+    texts = read_prompts(input)
+    with write_answers(output, columns=("prompt", "label", "confidence")) as write:
+        from halfbyte import api
+
+        found = api.classify(run, texts, batch_size)
+        write(texts, [one["label"] or "" for one in found], [f"{one['confidence']:.4f}" for one in found])
+    withheld = sum(one["abstained"] for one in found)
+    Screen().print(f"{len(found)} texts, {withheld} withheld as too uncertain; written to [bold]{escape(str(output))}[/]", highlight=False)
 
 
 @app.command()

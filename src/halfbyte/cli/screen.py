@@ -17,6 +17,7 @@ from rich.text import Text
 
 from halfbyte.errors import Interrupted
 from halfbyte.runs.folder import read_report
+from halfbyte.runs.words import figure
 
 Event = dict[str, Any]
 # Without a terminal (a log file, CI) the bar is replaced by a line every tenth of the run.
@@ -25,6 +26,7 @@ SECONDS_BETWEEN_WORDS = 10
 # Two shades a kind of token, for a dark terminal and a light one.
 SHADES = {"trained": ("black on green3", "black on pale_green3"), "context": ("", "dim"), "padding": ("black on orange3",) * 2, "role": ("bold cyan",) * 2}
 
+VERDICT_STYLES = {"better": "green", "worse": "red"}
 # Of a terminal with 16 colours, which would show a pale green as white.
 FEW_SHADES = {"trained": ("black on green", "black on bright_green")}
 
@@ -195,15 +197,12 @@ class Screen:
 
     def show_result(self, folder: Path) -> None:
         result = read_report(folder)
-        perplexity = result["perplexity"]
-        if perplexity and perplexity.get("base") and perplexity.get("tuned"):
-            change = perplexity["tuned"] / perplexity["base"] - 1
-            table = _table("Base against tuned")
-            for column in ("", "base", "tuned", "change"):
-                table.add_column(column, justify="right" if column else "left")
-            table.add_row("perplexity", f"{perplexity['base']:.2f}", f"{perplexity['tuned']:.2f}", f"{change:+.1%}")
-            self.print(table)
-            self.print(f"on {perplexity['tokens']:,} held-out tokens that were never trained on")
+        if any(one["group"] != "neutral text" for one in result["comparisons"]):
+            self.print()
+            self.print(Text(result["verdict"]["title"], style=f"bold {VERDICT_STYLES.get(result['verdict']['word'], '')}"))
+            self.print(Text(printable(result["verdict"]["sentence"])))
+            self.print()
+            self._show_comparisons(result["comparisons"])
             self._tell_training(result["training"])
         else:
             self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share, or see the notes of the plan.", style="yellow")
@@ -214,6 +213,16 @@ class Screen:
         self.print(f"\nReport: [bold]{escape(str(folder / 'report.html'))}[/]")
         self.print(f"Next:   {escape(called())} chat {escape(str(folder))}", highlight=False)
         self.print(f"        {escape(called())} new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
+
+    def _show_comparisons(self, comparisons: list[dict[str, Any]]) -> None:
+        table = _table("Base against tuned, on rows that were never trained on")
+        for column in ("", "base", "tuned", "difference", "verdict"):
+            table.add_column(column, justify="left" if column in ("", "verdict") else "right", overflow="fold")
+        for one in comparisons:
+            name = f"{one['metric']}, {one['group']}" if one["group"] in ("answers", "neutral text") else one["metric"]
+            figures = [figure(one[key]) for key in ("base", "tuned", "difference")]
+            table.add_row(escape(name), *figures, Text(one["verdict"], VERDICT_STYLES.get(one["verdict"], "")))
+        self.print(table)
 
     def _tell_training(self, training: dict[str, Any]) -> None:
         steps, best = training["steps"], training["best_step"]

@@ -1,12 +1,13 @@
 """Token ids in, token ids out: batched decoding for reports and files, streaming for chat.
 
-The inside is transformers' generate; callers know only the two functions, so that a faster engine can
+The inside is transformers' generate; callers know only the three functions, so that a faster engine can
 take its place. Every setting is given here: nothing is inherited from the base's generation_config.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +36,36 @@ class Marks:
     pad: int
 
 
+class Answer(NamedTuple):
+    """Without the prompt and without the end mark."""
+
+    ids: list[int]
+    ended: bool
+    """By an end mark, not by the limit."""
+
+
+def generate_answers(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    marks: Marks,
+    sampling: Sampling,
+    dtype: torch.dtype,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """One answer a prompt, in order. Prompts of about one length share a batch, the longest first: what does not fit is known at once."""
+    answers: list[Answer] = [Answer([], ended=False)] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    with _ready(model, marks, sampling) as settings:
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            for index, answer in zip(some, _decode(model, [prompts[index] for index in some], marks, sampling, settings, dtype), strict=True):
+                answers[index] = answer
+            if progress:
+                progress(start + len(some))
+    return answers
+
+
 def generate_batch(
     model: PreTrainedModel, prompts: list[list[int]], marks: Marks, sampling: Sampling, dtype: torch.dtype, batch_size: int = 8
 ) -> list[list[int]]:
@@ -42,7 +73,7 @@ def generate_batch(
     answers: list[list[int]] = []
     with _ready(model, marks, sampling) as settings:
         for start in range(0, len(prompts), batch_size):
-            answers += _decode(model, prompts[start : start + batch_size], marks, sampling, settings, dtype)
+            answers += [answer.ids for answer in _decode(model, prompts[start : start + batch_size], marks, sampling, settings, dtype)]
     return answers
 
 
@@ -57,7 +88,7 @@ def generate_stream(
 ) -> list[int]:
     """Decodes one prompt; `show` gets each finished piece of text as it comes. Returns the ids of the answer."""
     with _ready(model, marks, sampling) as settings:
-        return _decode(model, [prompt], marks, sampling, settings, dtype, _Shown(tokenizer, marks, show))[0]
+        return _decode(model, [prompt], marks, sampling, settings, dtype, _Shown(tokenizer, marks, show))[0].ids
 
 
 class _Shown:
@@ -135,7 +166,7 @@ def _decode(
     settings: GenerationConfig,
     dtype: torch.dtype,
     streamer: _Shown | None = None,
-) -> list[list[int]]:
+) -> list[Answer]:
     """Padded on the left, so that every prompt ends where its answer begins."""
     if not all(prompts):
         raise DataError(f"prompt {prompts.index([]) + 1} has no tokens, so there is nothing to go on from", hint="write at least one word")
@@ -153,8 +184,8 @@ def _decode(
     return [_until_end(row[longest:], marks.end) for row in out.tolist()]
 
 
-def _until_end(ids: list[int], end: list[int]) -> list[int]:
+def _until_end(ids: list[int], end: list[int]) -> Answer:
     for place, token in enumerate(ids):
         if token in end:
-            return ids[:place]
-    return ids
+            return Answer(ids[:place], ended=True)
+    return Answer(ids, ended=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from halfbyte.errors import MachineError, ModelError
+from halfbyte.errors import IntegrityError, MachineError, ModelError
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
@@ -43,6 +43,12 @@ class Base:
     @property
     def quantization(self) -> dict[str, Any] | None:
         return self.config.get("quantization_config")
+
+
+def check_same_base(fingerprint: str, base: Base) -> None:
+    """Shapes would fit any sister of the base that a run was trained on, and the answers would be quietly wrong."""
+    if fingerprint != base.fingerprint:
+        raise IntegrityError(f"base: {base.name} is not the model that this run was trained on (its files differ)", hint="put the old one back, or train again")
 
 
 def find_base(name: str) -> Base:

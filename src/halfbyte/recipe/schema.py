@@ -308,6 +308,26 @@ class Evaluate(Section):
     """Above 1, greedy decoding is kept from saying the same again; the same for base and tuned. Small models need it."""
     batch_size: Annotated[Whole, Field(ge=1)] | None = None
     """Rows or prompts computed at a time; as many as train.batch_size when not given."""
+    stride: Annotated[Whole, Field(ge=1)] | None = None
+    """Step of the window that slides over held-out text, in tokens: each token is scored with at least max_length less stride before it.
+    Half of data.max_length when not given."""
+    max_answers: Annotated[Whole, Field(ge=0)] = 200
+    """Test rows, evenly drawn, that base and tuned answer; the answers are scored against those of the file. Likelihoods use every row."""
+    wanted_accuracy: Annotated[Real, Field(gt=0, le=1)] = 0.9
+    """Of classes: below the confidence at which validation rows are right this often, the scorer abstains."""
+    neutral_path: str | None = None
+    """A text file on which forgetting is measured; a text of everyday English of halfbyte's own when not given."""
+    min_gain: Annotated[Real, Field(ge=0, lt=1)] | None = None
+    """What the run promises: the share by which the first figure of the report gets better. `halfbyte gate` checks it."""
+    max_forgetting: Annotated[Real, Field(ge=0)] | None = None
+    """What the run promises: the share by which perplexity on neutral text may rise. `halfbyte gate` checks it."""
+
+
+class Track(Section):
+    """Where else a run's events are sent, beside its own events.jsonl, which stays the record."""
+
+    report_to: list[Literal["trackio", "tensorboard", "wandb", "mlflow"]] = []
+    """Trackers, each an optional extra of the installation; one that fails or hangs is put aside."""
 
 
 class Recipe(Section):
@@ -324,6 +344,7 @@ class Recipe(Section):
     adapter: Adapter = Adapter()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    track: Track = Track()
 
     @model_validator(mode="before")
     @classmethod

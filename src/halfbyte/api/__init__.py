@@ -6,50 +6,56 @@ train:   plan -> base + adapter -> loop -> perplexity, answers -> report
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
+from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply
 from halfbyte.data.audit import Audit
 from halfbyte.data.audit import audit as audit_parts
 from halfbyte.data.batches import epoch_steps, in_order
 from halfbyte.data.parts import open_parts
 from halfbyte.data.prepare import Prepared, prepare_data, template_for
-from halfbyte.data.records import Message, Record
-from halfbyte.data.render import Template, render_prompt, render_record
+from halfbyte.data.render import Template
 from halfbyte.data.show import Shown, show_batch, show_examples, show_records, show_rows
-from halfbyte.data.tokens import encode_example, encode_pieces
 from halfbyte.errors import DataError, IntegrityError, Interrupted, MachineError, RecipeError
-from halfbyte.evaluate.loss import Loss, measure_loss
-from halfbyte.generate.engine import Marks, Sampling, generate_batch, generate_stream
-from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter, without_adapter
-from halfbyte.model.base import Base, find_base
-from halfbyte.model.load import choose_quant, load_base, load_tokenizer, set_cpu_repacking
+from halfbyte.evaluate.loss import measure_loss
+from halfbyte.evaluate.measure import Subject, measure, primary
+from halfbyte.evaluate.save import save_evaluation
+from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
+from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter
+from halfbyte.model.base import Base, check_same_base, find_base
+from halfbyte.model.load import choose_quant, load_base, load_tokenizer
 from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
-from halfbyte.recipe.schema import FP4, NF4, ChatData, NoQuant, Recipe, SomeData, TextData
+from halfbyte.recipe.schema import ChatData, Recipe, SomeData, TextData
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
-from halfbyte.runs.report import write_report
+from halfbyte.runs.report import read_events, write_report
+from halfbyte.runs.trackers import check_trackers, open_trackers
 from halfbyte.train.checkpoint import newest_checkpoint
-from halfbyte.train.loop import Hooks, run_training
+from halfbyte.train.loop import Hooks, Outcome, run_training
 from halfbyte.train.stop import stop_on_signal
 
+__all__ = [
+    "Planned", "Tuned", "answer_all", "audit", "classify", "evaluate", "open_tuned", "plan", "prepare", "reply", "resume", "show", "train",
+]  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 # What a resumed run must not change.
 SETTLED = ("precision", "optimizer", "gradient_checkpointing", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
-# Room for prompt and answer on a base whose config names no length.
-UNNAMED_CONTEXT = 2048
 # A listener hears of progress so often.
 ROWS_BETWEEN_WORDS = 1000
+# Of held-out rows, where a GPU's memory is not the limit.
+ROWS_ON_CPU = 64
 Listener = Callable[[Event], None]
 T = TypeVar("T")
 
@@ -69,18 +75,6 @@ class Planned:
 
 
 OnPlan = Callable[[Planned, RunFolder], None]
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A trained model ready for use: base with adapter, its tokenizer and template."""
-
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    template: Template
-    marks: Marks
-    dtype: torch.dtype
-    context: int
 
 
 def prepare(loaded: Loaded, listener: Listener | None = None) -> Prepared:
@@ -137,7 +131,7 @@ def _show_prepared(recipe: Recipe, stage: str, count: int, line: int | None, lis
     tokenizer = load_tokenizer(base)
     prepared = _prepare(recipe, base, tokenizer, listener)
     if stage == "batch":
-        steps = epoch_steps(prepared.train, recipe.train.batch_size, recipe.train.gradient_accumulation_steps, _pad_id(tokenizer), recipe.seed, epoch=0)
+        steps = epoch_steps(prepared.train, recipe.train.batch_size, recipe.train.gradient_accumulation_steps, pad_id(tokenizer), recipe.seed, epoch=0)
         return prepared, [one for batch in next(steps) for one in show_batch(batch, tokenizer)]
     rows = (row for row in prepared.train if line is None or row.line >= line)
     return prepared, list(show_rows(rows, tokenizer, count))
@@ -163,6 +157,7 @@ def _prepare(recipe: Recipe, base: Base, tokenizer: PreTrainedTokenizerBase, lis
 def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
     """Reads the data and the base's config and tokenizer; loads no weights."""
     recipe = loaded.recipe
+    check_trackers(recipe.track.report_to)
     machine = look_at_machine()
     base = find_base(recipe.base)
     _check_init_from(recipe, base)
@@ -234,73 +229,39 @@ def _evaluate_alone(planned: Planned, run: RunFolder, listener: Listener | None)
     log = EventLog(run.events, listener)
     loaded = load_base(planned.base, planned.recipe.quant, planned.plan.precision, torch_device(planned.machine))
     model = load_adapter(loaded.model, str(run.path))
-    _measure(model, planned, log)
+    _measure(model, run, planned, log)
     write_report(run.path)
     return run
 
 
-def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
-    """Base and adapter of a run, for chat and generation. `fast_cpu` lets bitsandbytes repack where the CPU can."""
-    run = open_run(path)
-    kept = run.read_plan()
-    run.check_adapter()
-    base = find_base(kept["base"])
-    _check_base(kept, base)
-    tokenizer = load_tokenizer(base)
-    machine = look_at_machine()
-    precision = kept["precision"] if machine.device == "cuda" else "float32"
-    loaded = load_base(base, _quant(kept["quant"]), precision, torch_device(machine))
-    model = load_adapter(loaded.model, str(path))
-    if fast_cpu:
-        set_cpu_repacking(model, on=True)
-    template = Template(**kept["template"])
-    context = base.context or UNNAMED_CONTEXT
-    return Tuned(model, tokenizer, template, _marks(tokenizer, template, base), DTYPES[precision], context)
-
-
-def answer_all(
-    tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8, on_batch: Callable[[list[str], list[str]], None] | None = None
-) -> list[str]:
-    """One answer to each prompt, by batched decoding; `on_batch` gets prompts and answers as they come. A prompt without room is refused before the first."""
-    ids = [_prompt_ids([{"role": "user", "content": prompt}], tuned.template, tuned.tokenizer) for prompt in prompts]
-    for number, prompt in enumerate(ids, 1):
-        _check_room(f"prompt {number}", len(prompt), tuned, sampling)
-    answers: list[str] = []
-    for start in range(0, len(ids), batch_size):
-        drawn = replace(sampling, seed=sampling.seed + start)  # batches draw apart from one another
-        said = generate_batch(tuned.model, ids[start : start + batch_size], tuned.marks, drawn, tuned.dtype, batch_size)
-        answers += [tuned.tokenizer.decode(answer, skip_special_tokens=True) for answer in said]
-        if on_batch:
-            on_batch(prompts[start : start + batch_size], answers[start:])
-    return answers
-
-
-def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Callable[[str], None]) -> tuple[str, int]:
-    """The next turn of a conversation, shown as it comes; and how many of the oldest messages no longer fitted."""
-    room = tuned.context - sampling.max_new_tokens
-    forgotten = 0
-    ids = _prompt_ids(messages, tuned.template, tuned.tokenizer)
-    while len(ids) > room and forgotten + 2 < len(messages):
-        forgotten += 2  # a whole turn: what was asked and what was answered
-        ids = _prompt_ids(messages[forgotten:], tuned.template, tuned.tokenizer)
-    _check_room("the prompt", len(ids), tuned, sampling)
-    answer = generate_stream(tuned.model, ids, tuned.marks, sampling, tuned.dtype, tuned.tokenizer, show)
-    return tuned.tokenizer.decode(answer, skip_special_tokens=True), forgotten
-
-
-def _check_room(what: str, length: int, tuned: Tuned, sampling: Sampling) -> None:
-    room = tuned.context - sampling.max_new_tokens
-    if length > room:
-        raise DataError(f"{what} has {length} tokens, room is {room} ({tuned.context} less {sampling.max_new_tokens} for the answer)", hint="shorten it")
-
-
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
-    with run.locked():
-        _run_alone(planned, run, listener, resume_from, command, passed_over or [])
+    with run.locked(), _tracked(planned, run, listener) as log:
+        _run_alone(planned, run, log, resume_from, command, passed_over or [])
 
 
-def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str]) -> None:
+@contextmanager
+def _tracked(planned: Planned, run: RunFolder, listener: Listener | None) -> Iterator[EventLog]:
+    """The run's log, which the listener and the trackers of the recipe hear."""
     log = EventLog(run.events, listener)
+    if not planned.recipe.track.report_to:
+        yield log
+        return
+    config = {"recipe": planned.recipe.model_dump(mode="json"), "plan": planned.plan.as_json()}
+    trackers = open_trackers(planned.recipe.track.report_to, run.path.name, run.path, config, log.append)
+
+    def hear(event: Event) -> None:
+        if listener:
+            listener(event)
+        trackers.send(event)
+
+    log.listener = hear
+    try:
+        yield log
+    finally:
+        trackers.close()
+
+
+def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Path | None, command: str, passed_over: list[str]) -> None:
     recipe, machine, prepared = planned.recipe, planned.machine, planned.prepared
     for line in passed_over:
         log.append({"event": "note", "message": line})
@@ -314,8 +275,8 @@ def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resu
             "event": "model", "parameters": loaded.parameters, "trainable": trainable, "share_4bit": loaded.share_4bit,
             "weight_bytes": loaded.weight_bytes, "adapter": adapted.value, "reason": adapted.reason,
         })  # fmt: skip
-        dtype, pad = DTYPES[planned.plan.precision], _pad_id(planned.tokenizer)
-        validation = in_order(prepared.validation, _rows_at_a_time(recipe), pad)
+        dtype, pad = DTYPES[planned.plan.precision], pad_id(planned.tokenizer)
+        validation = in_order(prepared.validation, recipe.train.batch_size, pad)
 
         def validate() -> tuple[float, int]:
             measured = measure_loss(model, validation, dtype)
@@ -329,8 +290,9 @@ def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resu
         save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
         planned.tokenizer.save_pretrained(str(run.adapter))
         run.seal_adapter()
+        log.append(_choice(outcome, bool(validation)))
         log.append({"event": "measuring"})
-        _measure(model, planned, log)
+        _measure(model, run, planned, log)
         log.append({
             "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,
             "stopped": outcome.stopped, "peak_bytes": peak_bytes(machine.device),
@@ -355,74 +317,45 @@ def _run_alone(planned: Planned, run: RunFolder, listener: Listener | None, resu
     write_report(run.path)
 
 
-def _measure(model: nn.Module, planned: Planned, log: EventLog) -> None:
-    """Base (adapter off) against tuned on the same held-out tokens, then their answers side by side."""
+def _choice(outcome: Outcome, validated: bool) -> Event:
+    """Which state of the adapter is kept and measured, and why."""
+    if validated:
+        why = "the lowest loss on the validation part, which chose among the checkpoints; the test part was not looked at"
+        return {"event": "choice", "step": outcome.best_step, "of": outcome.steps, "why": why}
+    return {"event": "choice", "step": outcome.steps, "of": outcome.steps, "why": "the last state: no rows validate, so nothing could choose"}
+
+
+def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) -> None:
+    """Base (adapter off) against tuned on the held-out rows: opens the test part, once a measurement, and keeps what every row said."""
     recipe, prepared, tokenizer = planned.recipe, planned.prepared, planned.tokenizer
-    dtype = DTYPES[planned.plan.precision]
-    test = in_order(prepared.test, _rows_at_a_time(recipe), _pad_id(tokenizer))
-    if test:
-        with without_adapter(model):
-            base = measure_loss(model, test, dtype)
-        tuned = measure_loss(model, test, dtype)
-        for name, measured in (("base", base), ("tuned", tuned)):
-            log.append(_perplexity_event(name, measured))
-    ids = [_prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer) for prompt in planned.prompts]
-    marks = _marks(tokenizer, prepared.template, planned.base)
-    sampling = Sampling(recipe.evaluate.max_new_tokens, repetition_penalty=recipe.evaluate.repetition_penalty)
-    if ids:
-        with without_adapter(model):
-            before = generate_batch(model, ids, marks, sampling, dtype, _rows_at_a_time(recipe))
-        after = generate_batch(model, ids, marks, sampling, dtype, _rows_at_a_time(recipe))
-        for prompt, base_ids, tuned_ids in zip(planned.prompts, before, after, strict=True):
-            base_text, tuned_text = (tokenizer.decode(said, skip_special_tokens=True) for said in (base_ids, tuned_ids))
-            log.append({"event": "generation", "prompt": prompt, "base": base_text, "tuned": tuned_text})
+    if len(prepared.test):
+        opened = sum(event["event"] == "test_opened" for event in read_events(run.events)[0])
+        log.append({"event": "test_opened", "times": opened + 1})
+    subject = Subject(
+        model, tokenizer, answer_marks(tokenizer, prepared.template, planned.base), DTYPES[planned.plan.precision], prepared, recipe.evaluate,
+        _rows_at_a_time(planned), planned.prompts, lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
+    )  # fmt: skip
+    found = measure(subject, log.append)
+    main = primary(prepared.section, found)
+    for measured, comparison in zip(found.measured, found.comparisons(recipe.seed), strict=True):
+        log.append({"event": "comparison", "group": measured.group, **comparison.as_json(), "primary": measured is main})
+    save_evaluation(run, found)
 
 
-def _rows_at_a_time(recipe: Recipe) -> int:
-    """What trains fits, so as many rows are measured at a time unless the recipe says otherwise."""
-    return recipe.evaluate.batch_size or recipe.train.batch_size
-
-
-def _perplexity_event(name: str, measured: Loss) -> Event:
-    return {"event": "perplexity", "model": name, "loss": measured.mean, "perplexity": measured.perplexity, "tokens": measured.tokens}
+def _rows_at_a_time(planned: Planned) -> int:
+    """What trains fits, so as many rows are measured at a time unless the recipe says otherwise; the memory of a computer holds more."""
+    train_rows = planned.recipe.train.batch_size
+    return planned.recipe.evaluate.batch_size or (max(train_rows, ROWS_ON_CPU) if planned.machine.device == "cpu" else train_rows)
 
 
 def _fitting_prompts(recipe: Recipe, prompts: list[str], template: Template, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
     """Prompts with room for their answer. One that the recipe asks for and that has none is refused now, not after training."""
-    lengths = [len(_prompt_ids([{"role": "user", "content": prompt}], template, tokenizer)) for prompt in prompts]
+    lengths = [len(prompt_ids([{"role": "user", "content": prompt}], template, tokenizer)) for prompt in prompts]
     for prompt, length in zip(prompts, lengths, strict=True):
         if recipe.evaluate.prompts and length > room:
             seen = f"evaluate.prompts: {prompt[:40]!r} has {length} tokens, room is {room}"
             raise RecipeError(seen, hint="shorten it, or lower evaluate.max_new_tokens")
     return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
-
-
-def _prompt_ids(messages: list[Message], template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return encode_pieces(render_prompt(messages, template, tokenizer), tokenizer)
-
-
-def _marks(tokenizer: PreTrainedTokenizerBase, template: Template, base: Base) -> Marks:
-    """What ends an answer: the tokenizer's end mark, the base's own list, and whatever the template ends a turn with."""
-    end = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
-    own = base.config.get("eos_token_id")
-    end |= set(own if isinstance(own, list) else [own] if isinstance(own, int) else [])
-    if template.kind == "chat":
-        turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-        row = encode_example(render_record(Record("", 0, messages=turns), template, tokenizer), tokenizer)
-        end.add(row.ids[-1])
-    return Marks(sorted(end), _pad_id(tokenizer))
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Padding has no label in training and is masked in generation, so any id will do that is not the end mark."""
-    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id):
-        if token is not None and token != tokenizer.eos_token_id:
-            return int(token)
-    return 0 if tokenizer.eos_token_id != 0 else 1
-
-
-def _quant(kept: dict[str, Any]) -> NF4 | FP4 | NoQuant:
-    return {"nf4": NF4, "fp4": FP4, "none": NoQuant}[kept["kind"]](**kept)
 
 
 def _resolved(recipe: Recipe) -> str:
@@ -459,7 +392,7 @@ def _base_name(base: Base) -> str:
 def _check_same(run: RunFolder, planned: Planned) -> None:
     """Base and data of a resumed run must be what they were when the run began."""
     kept = run.read_plan()
-    _check_base(kept, planned.base)
+    check_same_base(kept["base_fingerprint"], planned.base)
     before, now = kept["ledger"], planned.prepared.ledger
     changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name.endswith(("_read", "_rows")) and before.get(name) != now[name]]
     if not changed and kept["rows_sha256"] != planned.prepared.fingerprint:
@@ -473,7 +406,7 @@ def _check_init_from(recipe: Recipe, base: Base) -> None:
     """The adapter of a run fits any base of its shapes, and means something on its own alone."""
     start = recipe.adapter.init_from
     if start is not None and (Path(start) / "plan.json").is_file():
-        _check_base(open_run(Path(start)).read_plan(), base)
+        check_same_base(open_run(Path(start)).read_plan()["base_fingerprint"], base)
 
 
 def _check_same_plan(run: RunFolder, planned: Planned) -> None:
@@ -483,12 +416,6 @@ def _check_same_plan(run: RunFolder, planned: Planned) -> None:
     if changed:
         seen = f"{run.path} was begun with another plan than this machine gives: {', '.join(changed)}"
         raise MachineError(seen, hint="resume it where it was begun, or start a new run with adapter.init_from=RUN")
-
-
-def _check_base(kept: dict[str, Any], base: Base) -> None:
-    """Shapes would fit any sister of the base, and the answers would be quietly wrong."""
-    if kept["base_fingerprint"] != base.fingerprint:
-        raise IntegrityError(f"base: {base.name} is not the model that this run was trained on (its files differ)", hint="put the old one back, or train again")
 
 
 def _versions() -> dict[str, str]:
