@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +112,22 @@ def main() -> None:
         (place / "data").symlink_to(asked.data.resolve())
         (place / "recipes").symlink_to(ROOT / "recipes")
         with ThreadPoolExecutor(asked.side_by_side) as pool:
-            found = dict(zip(asked.tasks, pool.map(lambda task: of_task(task, place), asked.tasks), strict=True))
-        for task in asked.tasks:
-            keep_reports(task, place, asked.results)
-    file = asked.results / "real_tasks.json"
-    before = json.loads(file.read_text(encoding="utf-8"))["tasks"] if file.is_file() else {}
-    save_raw("real_tasks.json", {"where": where(), "versions": versions(), "tasks": before | found}, asked.results)
-    for task, result in found.items():
-        group, metric = CLAIMS[task]
-        one = next(one for one in result["comparisons"] if (one["group"], one["metric"]) == (group, metric))
-        for side in ("base", "tuned"):
-            low, high = one[f"{side}_interval"]
-            record(f"{task}-{side}", round(one[side], 4), f"{metric}, {one['unit']}; 95 % interval {low:.4g} to {high:.4g}", asked.results)
-        print(f"{task}: {one['sentence']}  ({result['seconds']:.0f} s)")
+            running = {pool.submit(of_task, task, place): task for task in asked.tasks}
+            for done in as_completed(running):
+                keep_reports(running[done], place, asked.results)
+                keep_figures(running[done], done.result(), asked.results)
+
+
+def keep_figures(task: str, result: dict[str, Any], results: Path) -> None:
+    file = results / "real_tasks.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    save_raw("real_tasks.json", {**before, task: {"where": where(), "versions": versions(), **result}}, results)
+    group, metric = CLAIMS[task]
+    one = next(one for one in result["comparisons"] if (one["group"], one["metric"]) == (group, metric))
+    for side in ("base", "tuned"):
+        low, high = one[f"{side}_interval"]
+        record(f"{task}-{side}", round(one[side], 4), f"{metric}, {one['unit']}; 95 % interval {low:.4g} to {high:.4g}", results)
+    print(f"{task}: {one['sentence']}  ({result['seconds']:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -343,9 +343,9 @@ def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) 
 
 
 def _rows_at_a_time(planned: Planned) -> int:
-    """What trains fits, so as many rows are measured at a time unless the recipe says otherwise; the memory of a computer holds more."""
+    """More than what trains, for nothing is kept for a backward pass; the memory of a computer holds more still."""
     train_rows = planned.recipe.train.batch_size
-    return planned.recipe.evaluate.batch_size or (max(train_rows, ROWS_ON_CPU) if planned.machine.device == "cpu" else train_rows)
+    return planned.recipe.evaluate.batch_size or (max(train_rows, ROWS_ON_CPU) if planned.machine.device == "cpu" else 2 * train_rows)
 
 
 def _fitting_prompts(recipe: Recipe, prompts: list[str], template: Template, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:

@@ -307,7 +307,7 @@ class Evaluate(Section):
     repetition_penalty: Annotated[Real, Field(ge=1, le=2)] = 1.0
     """Above 1, greedy decoding is kept from saying the same again; the same for base and tuned. Small models need it."""
     batch_size: Annotated[Whole, Field(ge=1)] | None = None
-    """Rows or prompts computed at a time; as many as train.batch_size when not given."""
+    """Rows or prompts computed at a time; twice train.batch_size when not given, and at least 64 without a GPU."""
     stride: Annotated[Whole, Field(ge=1)] | None = None
     """Step of the window that slides over held-out text, in tokens: each token is scored with at least max_length less stride before it.
     Half of data.max_length when not given."""
