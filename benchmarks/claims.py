@@ -33,10 +33,11 @@ def where() -> str:
 
 
 def _as_typed(words: list[str]) -> list[str]:
-    """The command without --results and its folder, which only says where the figures went."""
-    if "--results" in words:
-        place = words.index("--results")
-        words = words[:place] + words[place + 2 :]
+    """The command without --results and --data and their folders, which only say where figures went and files lay."""
+    for option in ("--results", "--data"):
+        if option in words:
+            place = words.index(option)
+            words = words[:place] + words[place + 2 :]
     return words
 
 

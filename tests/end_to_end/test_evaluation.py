@@ -173,3 +173,12 @@ def test_a_class_that_training_never_saw_is_named_and_counts_as_wrong(base, tmp_
     assert any("'ghost'" in note for note in scored["notes"])
     row = scored["confusion"]["tuned"][scored["classes"].index("ghost")]
     assert (sum(row), row[scored["classes"].index("ghost")]) == (2, 0)
+
+
+def test_rows_without_room_for_an_answer_are_left_unanswered_and_told(base, tmp_path):
+    """A base of absolute positions would fail at the end of a training that took hours."""
+    context = json.loads((base / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    run = train(base, tmp_path, "prompt_response", f"evaluate.max_new_tokens={context - 12}", "train.max_steps=1")
+    notes = [event["message"] for event in told(run, "note")]
+    assert any("test rows are not answered: their prompts leave no room" in note for note in notes)
+    assert not [one for one in told(run, "comparison") if one["group"] == "replies"]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from halfbyte import api
 from halfbyte.cli.main import main
 from halfbyte.errors import DataError, IntegrityError, Interrupted
+from halfbyte.generate.engine import Sampling
 from halfbyte.recipe.load import parse_recipe
 from halfbyte.runs.folder import open_run
 from toys import WORDS, make_base
@@ -186,7 +187,7 @@ def test_generate_answers_a_file_of_prompts(runs, tmp_path, monkeypatch, capfd, 
     rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     assert [row["prompt"] for row in rows] == prompts
     tuned = api.open_tuned(runs("pairs"), fast_cpu=False)
-    assert [row["response"] for row in rows] == [api.answer_all(tuned, [prompt], api.Sampling(9))[0] for prompt in prompts]
+    assert [row["response"] for row in rows] == [api.answer_all(tuned, [prompt], Sampling(9))[0] for prompt in prompts]
 
 
 def test_chat_from_a_pipe(runs):
@@ -201,7 +202,7 @@ def test_chat_from_a_pipe(runs):
     tuned = api.open_tuned(runs("pairs"))
     shown = []
     for asked in ("who comes there?", "let me in"):
-        api.reply(tuned, [{"role": "user", "content": asked}], api.Sampling(5), shown.append)
+        api.reply(tuned, [{"role": "user", "content": asked}], Sampling(5), shown.append)
         shown.append("\n")
     assert done.stdout == "".join(c for c in "".join(shown) if c.isprintable() or c == "\n")
 

@@ -333,7 +333,7 @@ def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) 
         log.append({"event": "test_opened", "times": opened + 1})
     subject = Subject(
         model, tokenizer, answer_marks(tokenizer, prepared.template, planned.base), DTYPES[planned.plan.precision], prepared, recipe.evaluate,
-        _rows_at_a_time(planned), planned.prompts, lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
+        _rows_at_a_time(planned), planned.base.context, planned.prompts, lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
     )  # fmt: skip
     found = measure(subject, log.append)
     main = primary(prepared.section, found)

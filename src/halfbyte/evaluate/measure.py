@@ -68,6 +68,8 @@ class Subject:
     prepared: Prepared
     settings: Evaluate
     batch_size: int
+    context: int | None
+    """Positions of the base, if it says."""
     prompts: list[str]
     """Of the recipe, or the first held-out ones: answered side by side."""
     tell: Callable[[str, int], None]
@@ -242,8 +244,15 @@ def _answers(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
     """What both models say to test rows, scored against the file's own answers."""
     prepared, section = subject.prepared, subject.prepared.section
     chosen = _evenly(len(prepared.test), subject.settings.max_answers)
-    rows, records = [prepared.test[row] for row in chosen], [prepared.test_records[row] for row in chosen]
-    prompts = [_prompt_of(subject, row, record) for row, record in zip(rows, records, strict=True)]
+    room = (subject.context or math.inf) - subject.settings.max_new_tokens
+    asked = [(prepared.test_records[row], _prompt_of(subject, prepared.test[row], prepared.test_records[row])) for row in chosen]
+    fitting = [(record, prompt) for record, prompt in asked if len(prompt) <= room]
+    if len(fitting) < len(asked):
+        many = f"{len(asked) - len(fitting)} of {len(asked)} test rows are not answered"
+        log({"event": "note", "message": f"{many}: their prompts leave no room for evaluate.max_new_tokens {subject.settings.max_new_tokens}"})
+    if not fitting:
+        return Evaluation()
+    records, prompts = [record for record, _ in fitting], [prompt for _, prompt in fitting]
     said = subject.answers("answers", prompts)
     texts = [[subject.text_of(one) for one in side] for side in said]
     references, units = [record.reference for record in records], _groups(records)

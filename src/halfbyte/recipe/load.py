@@ -48,6 +48,7 @@ TRANSLATIONS = {
     "eval_steps": "train.eval_steps", "save_steps": "train.eval_steps",
     "early_stopping_patience": "train.early_stopping_patience", "save_total_limit": "train.keep_checkpoints",
     "per_device_eval_batch_size": "evaluate.batch_size", "max_new_tokens": "evaluate.max_new_tokens",
+    "report_to": "track.report_to",
     "bnb_4bit_quant_type": "quant.kind", "bnb_4bit_use_double_quant": "quant.double_quant", "double_quantization": "quant.double_quant",
     "run_name": "name", "random_state": "seed", "data_seed": "seed",
 }  # fmt: skip
@@ -83,7 +84,7 @@ LISTS = ("adapter.target_modules", "adapter.modules_to_save")
 # An override of {a: b} is a text elsewhere, where {prompt} may stand in it.
 MAPPINGS = ("data.merge_labels",)
 # Spellings that belong to a section here: TRL's names written inside it.
-SECTIONS = ("data", "quant", "adapter", "train", "evaluate")
+SECTIONS = ("data", "quant", "adapter", "train", "evaluate", "track")
 
 
 @dataclass(frozen=True)

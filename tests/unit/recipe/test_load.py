@@ -195,7 +195,8 @@ NUMBERS = [key for key in (
     "adapter.r", "adapter.alpha", "adapter.dropout", "train.learning_rate",
     "train.num_epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation_steps", "train.weight_decay", "train.warmup_steps",
     "train.max_grad_norm", "train.eval_steps", "train.early_stopping_patience", "train.keep_checkpoints", "evaluate.max_new_tokens",
-    "evaluate.repetition_penalty", "evaluate.batch_size",
+    "evaluate.repetition_penalty", "evaluate.batch_size", "evaluate.stride", "evaluate.max_answers", "evaluate.wanted_accuracy",
+    "evaluate.min_gain", "evaluate.max_forgetting",
 )]  # fmt: skip
 
 
@@ -310,7 +311,8 @@ VALID = {
     "train.learning_rate": 0.01, "train.num_epochs": 7, "train.max_steps": 9, "train.batch_size": 5, "train.gradient_accumulation_steps": 6,
     "train.optimizer": "adamw_8bit", "train.weight_decay": 0.3, "train.schedule": "linear", "train.warmup_steps": 12, "train.max_grad_norm": 2.0,
     "train.gradient_checkpointing": False, "train.eval_steps": 11, "train.early_stopping_patience": 4, "train.keep_checkpoints": 8,
-    "evaluate.batch_size": 3, "evaluate.max_new_tokens": 13, "quant.kind": "fp4", "quant.double_quant": False, "name": "n", "seed": 77,
+    "evaluate.batch_size": 3, "evaluate.max_new_tokens": 13, "track.report_to": ["wandb"],
+    "quant.kind": "fp4", "quant.double_quant": False, "name": "n", "seed": 77,
 }  # fmt: skip
 
 
@@ -436,7 +438,8 @@ def changed(key: str) -> tuple[str, Any]:
         "data.output_column": "o", "data.user_tag": "U:", "data.assistant_tag": "A:", "data.text_column": "other", "data.label_pattern": "(x)",
         "data.labels": ["a"], "data.merge_labels": {"a": "b"},
         "adapter.kind": "dora", "adapter.init_from": "runs/a", "train.precision": "float32", "evaluate.prompts": ["p"],
-        "evaluate.repetition_penalty": 1.5,
+        "evaluate.repetition_penalty": 1.5, "evaluate.stride": 7, "evaluate.max_answers": 3, "evaluate.wanted_accuracy": 0.8,
+        "evaluate.neutral_path": "n.txt", "evaluate.min_gain": 0.05, "evaluate.max_forgetting": 0.1, "track.report_to": ["tensorboard"],
     }  # fmt: skip
     section, _, name = key.partition(".")
     own = [kind for kind, start in STARTS.items() if section == "data" and name in type(recipe_of(start).data).model_fields]
