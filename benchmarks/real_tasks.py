@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,21 @@ def youtube(place: Path) -> dict[str, Any]:
         if group == "neutral text":
             continue  # the same rows in every fold
         base, tuned = (np.concatenate([getattr(one, side) for one in parts]) for side in ("base", "tuned"))
-        comparisons.append({"group": group, **compare(parts[0].metric, base, tuned).as_json()})
+        unit = f"{len(rows)} replies, each tested once in {FOLDS} folds"
+        comparisons.append({"group": group, **compare(replace(parts[0].metric, unit=unit), base, tuned, joined_units(parts)).as_json()})
     return {"seconds": round(seconds, 1), "folds": FOLDS, "rows": len(rows), "comparisons": comparisons}
+
+
+def joined_units(parts: list[Any]) -> np.ndarray | None:
+    """Units of all folds, numbered on from fold to fold; None where every row is one."""
+    if all(one.units is None for one in parts):
+        return None
+    numbered, first = [], 0
+    for one in parts:
+        units = np.arange(len(one.base)) if one.units is None else np.unique(one.units, return_inverse=True)[1]
+        numbered.append(units + first)
+        first += int(units.max()) + 1
+    return np.concatenate(numbered)
 
 
 def of_task(task: str, place: Path) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from halfbyte import api
-from halfbyte.errors import DataError
+from halfbyte.errors import DataError, MachineError, ModelError, RecipeError
+from halfbyte.evaluate import measure as measuring
 from halfbyte.evaluate.metrics import value_of
 from halfbyte.evaluate.runs import read_answers, read_measured
 from halfbyte.recipe.load import parse_recipe
@@ -154,12 +156,51 @@ def test_a_second_measurement_says_the_same_and_counts_the_opening(runs):
     assert json.loads((run / "report.json").read_text(encoding="utf-8"))["test_opened"] == 2
 
 
+def test_another_measurement_replaces_the_first_whole_and_only_evaluate_keys_may_change(base, tmp_path):
+    run = train(base, tmp_path, "prompt_response")
+    assert {one["group"] for one in json.loads((run / "report.json").read_text(encoding="utf-8"))["comparisons"]} == {"text", "replies", "neutral text"}
+    api.evaluate(run, changes=["evaluate.max_answers=0"])
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert {one["group"] for one in report["comparisons"]} == {"text", "neutral text"}
+    assert report["replies"] is None
+    assert not (run / "evaluation" / "answers.jsonl").exists()
+    with pytest.raises(RecipeError, match="only keys of evaluate can be changed"):
+        api.evaluate(run, changes=["data.max_length=5"])
+
+
+def test_a_run_that_failed_while_it_was_measured_is_finished_once_it_is_measured(base, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "measure", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
+        with pytest.raises(MachineError, match="no room") as caught:
+            train(base, tmp_path, "prompt_response")
+    assert "evaluate.batch_size=1" in caught.value.hint
+    run = tmp_path / "runs" / "toy"
+    assert json.loads((run / "report.json").read_text(encoding="utf-8"))["status"] == "failed"
+    api.evaluate(run)
+    assert json.loads((run / "report.json").read_text(encoding="utf-8"))["status"] == "finished"
+
+
+def test_a_model_without_a_finite_loss_is_told_and_not_left_out(base, tmp_path, monkeypatch):
+    run = train(base, tmp_path, "prompt_response")
+    found = measuring.row_losses
+
+    def broken(*args):
+        losses = found(*args)
+        losses.loss[1] = np.nan
+        return losses
+
+    monkeypatch.setattr(measuring, "row_losses", broken)
+    with pytest.raises(ModelError, match=r"rows\.csv:\d+: the loss of the base model is not a number"):
+        api.evaluate(run)
+
+
 def test_without_test_rows_nothing_is_compared_but_neutral_text(base, tmp_path):
     run = train(base, tmp_path, "prompt_response", "data.test_share=0")
     assert {one["group"] for one in told(run, "comparison")} == {"neutral text"}
     assert not told(run, "test_opened")
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["perplexity"] is None
+    assert report["verdict"]["word"] == "not compared"  # neutral text tells what was forgotten, not whether it is better
 
 
 def test_a_class_that_training_never_saw_is_named_and_counts_as_wrong(base, tmp_path):

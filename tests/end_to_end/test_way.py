@@ -106,8 +106,8 @@ def test_a_run_leaves_its_files_its_events_and_its_report(runs, kind):
     kinds = [event["event"] for event in told(run)]
     assert kinds[:4] == ["run", "data", "model", "validation"]
     assert kinds[4:16] == ["step", "step", "validation", "checkpoint"] * 2 + ["labels", "choice", "measuring", "test_opened"]
-    assert kinds[16:18] == ["perplexity", "perplexity"]
-    assert set(kinds[18:-1]) == {"generation", "comparison"} | ({"replies"} if kind == "pairs" else set())
+    assert kinds[16:19] == ["measurement", "perplexity", "perplexity"]
+    assert set(kinds[19:-1]) == {"generation", "comparison"} | ({"replies"} if kind == "pairs" else set())
     assert kinds[-1] == "end"
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {

@@ -1,33 +1,33 @@
 """Where stages meet, and the only place: every verb of the command line is a function here, with the same words.
 
 audit, show: what the data say      prepare: file -> records -> sides -> examples -> tokens -> rows      plan: what will run, and why
-train:   plan -> base + adapter -> loop -> perplexity, answers -> report
+train:   plan -> base + adapter -> loop -> base against tuned -> report      evaluate: the last two again
+compare, rate, gate: what finished runs are worth      open_tuned, answer_all, reply, classify: a tuned model in use (use.py)
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
+from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply
-from halfbyte.data.audit import Audit
-from halfbyte.data.audit import audit as audit_parts
-from halfbyte.data.batches import epoch_steps, in_order
-from halfbyte.data.parts import open_parts
-from halfbyte.data.prepare import Prepared, prepare_data, template_for
+from halfbyte.data.batches import in_order
+from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
-from halfbyte.data.show import Shown, show_batch, show_examples, show_records, show_rows
-from halfbyte.errors import DataError, IntegrityError, Interrupted, MachineError, RecipeError
+from halfbyte.errors import IntegrityError, Interrupted, MachineError, RecipeError
+from halfbyte.evaluate.compare import compare_runs as compare
+from halfbyte.evaluate.gate import check_promises as gate
 from halfbyte.evaluate.loss import measure_loss
 from halfbyte.evaluate.measure import Subject, measure, primary
+from halfbyte.evaluate.rate import rate
 from halfbyte.evaluate.save import save_evaluation
 from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
 from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter
@@ -37,7 +37,7 @@ from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
-from halfbyte.recipe.schema import ChatData, Recipe, SomeData, TextData
+from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.report import read_events, write_report
@@ -47,17 +47,14 @@ from halfbyte.train.loop import Hooks, Outcome, run_training
 from halfbyte.train.stop import stop_on_signal
 
 __all__ = [
-    "Planned", "Tuned", "answer_all", "audit", "classify", "evaluate", "open_tuned", "plan", "prepare", "reply", "resume", "show", "train",
+    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "resume", "show",
+    "train",
 ]  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 # What a resumed run must not change.
 SETTLED = ("precision", "optimizer", "gradient_checkpointing", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
-# A listener hears of progress so often.
-ROWS_BETWEEN_WORDS = 1000
 # Of held-out rows, where a GPU's memory is not the limit.
 ROWS_ON_CPU = 64
-Listener = Callable[[Event], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,92 +74,14 @@ class Planned:
 OnPlan = Callable[[Planned, RunFolder], None]
 
 
-def prepare(loaded: Loaded, listener: Listener | None = None) -> Prepared:
-    """From the file to the rows that train, validate and test, kept for the runs to come. Every row read is kept, held out or counted as left out."""
-    base = find_base(loaded.recipe.base)
-    return _prepare(loaded.recipe, base, load_tokenizer(base), listener)
-
-
-def audit(section: SomeData, listener: Listener | None = None) -> Audit:
-    """What a person should know of the data before training on them."""
-    readings = open_parts(section)
-    first = readings[0][1].section
-    found = audit_parts([(part, _told(reading.outcomes(), listener)) for part, reading in readings], isinstance(first, TextData) and first.rows == "book")
-    decisions = dict.fromkeys(decision for _, reading in readings for decision in reading.decisions)
-    notes = [note for _, reading in readings for note in (*reading.source.notes, *reading.notes)]
-    notes += [f"{count} row{'s' * (count != 1)} left out: {reason}" for _, reading in readings for reason, count in reading.source.left_out.items()]
-    unread = sum(reading.source.left_out.total() for _, reading in readings)
-    return replace(found, left_out=found.left_out + unread, decisions=list(decisions), notes=notes)
-
-
-def show(loaded: Loaded, stage: str, count: int, line: int | None = None, listener: Listener | None = None) -> tuple[list[Shown], list[tuple[str, str]]]:
-    """The first records, examples, rows of tokens, or the first batch of a recipe (`line`: those from there on), and the facts about them."""
-    recipe = loaded.recipe
-    if stage in ("record", "example"):
-        shown, decisions = _show_read(recipe, stage, count, line)
-        facts = []
-    else:
-        prepared, shown = _show_prepared(recipe, stage, count, line, listener)
-        decisions, facts = prepared.decisions, [("labels", prepared.labels)]
-    if not shown and line is not None and stage == "tokens" and isinstance(recipe.data, TextData) and recipe.data.rows != "separate":
-        raise DataError(
-            f"{', '.join(recipe.data.paths)}: a block of a book names the line where its text begins, not {line}", hint="--stage record shows its lines"
-        )
-    if not shown:
-        where = "" if line is None else f" from line {line} on"
-        raise DataError(f"{', '.join(recipe.data.paths)}: no {stage} to show{where}", hint="halfbyte prepare tells what became of every row")
-    return shown, [("recipe", recipe.name), *((d.name, f"{d.value} ({d.reason})") for d in decisions), *facts]
-
-
-def _show_read(recipe: Recipe, stage: str, count: int, line: int | None) -> tuple[list[Shown], list[Decision]]:
-    readings = open_parts(recipe.data)
-    section = readings[0][1].section
-    records = (record for _, reading in readings for record in reading.records() if line is None or record.line >= line)
-    if stage == "record":
-        return list(show_records(records, count)), readings[0][1].decisions
-    tokenizer = load_tokenizer(find_base(recipe.base))
-    template, decisions = template_for(section, tokenizer)
-    loss = section.loss if isinstance(section, ChatData) else "answers"
-    return list(show_examples(records, template, tokenizer, loss, count)), [*readings[0][1].decisions, *decisions]
-
-
-def _show_prepared(recipe: Recipe, stage: str, count: int, line: int | None, listener: Listener | None) -> tuple[Prepared, list[Shown]]:
-    base = find_base(recipe.base)
-    tokenizer = load_tokenizer(base)
-    prepared = _prepare(recipe, base, tokenizer, listener)
-    if stage == "batch":
-        steps = epoch_steps(prepared.train, recipe.train.batch_size, recipe.train.gradient_accumulation_steps, pad_id(tokenizer), recipe.seed, epoch=0)
-        return prepared, [one for batch in next(steps) for one in show_batch(batch, tokenizer)]
-    rows = (row for row in prepared.train if line is None or row.line >= line)
-    return prepared, list(show_rows(rows, tokenizer, count))
-
-
-def _told(records: Iterable[T], listener: Listener | None) -> Iterator[T]:
-    """The same rows; the listener hears how many there were."""
-    for number, record in enumerate(records, 1):
-        if listener and number % ROWS_BETWEEN_WORDS == 0:
-            listener({"event": "progress", "stage": "reading", "rows": number})
-        yield record
-
-
-def _prepare(recipe: Recipe, base: Base, tokenizer: PreTrainedTokenizerBase, listener: Listener | None) -> Prepared:
-    """Raises RecipeError for rows longer than the base has positions."""
-    progress = (lambda stage, rows: listener({"event": "progress", "stage": stage, "rows": rows})) if listener else None
-    if base.context and recipe.data.max_length > base.context:
-        seen = f"data.max_length: {recipe.data.max_length} is beyond the {base.context} positions of {recipe.base}"
-        raise RecipeError(seen, hint=f"lower it to {base.context} or less")
-    return prepare_data(recipe.data, recipe.seed, tokenizer, progress, base.context)
-
-
 def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
     """Reads the data and the base's config and tokenizer; loads no weights."""
     recipe = loaded.recipe
-    check_trackers(recipe.track.report_to)
     machine = look_at_machine()
     base = find_base(recipe.base)
     _check_init_from(recipe, base)
     tokenizer = load_tokenizer(base)
-    prepared = _prepare(recipe, base, tokenizer, listener)
+    prepared = prepare_for(recipe, base, tokenizer, listener)
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
     first = [Decision("base", recipe.base, where), Decision("device", machine.name, f"{machine.memory_bytes / 1e9:.0f} GB of memory")]
     longest = base.context
@@ -184,6 +103,7 @@ def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
 
 def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
     """A new run, from the recipe to the report. Raises Interrupted when asked to stop; the run can then be resumed."""
+    check_trackers(loaded.recipe.track.report_to)
     planned = plan(loaded, listener)
     run = create_run(runs, loaded.recipe.name)
     run.recipe.write_text(loaded.text, encoding="utf-8")
@@ -202,7 +122,8 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
         if listener:
             listener({"event": "note", "message": f"{run.path} is finished, so there is nothing to resume; halfbyte evaluate measures it again"})
         return run
-    loaded = parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path / "recipe.resolved.yaml"), [])
+    loaded = _kept_recipe(run)
+    check_trackers(loaded.recipe.track.report_to)
     planned = plan(loaded, listener)
     _check_same(run, planned)
     _check_same_plan(run, planned)
@@ -215,23 +136,32 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
     return run
 
 
-def evaluate(path: Path, listener: Listener | None = None) -> RunFolder:
-    """Measures a finished run again, with base and adapter loaded anew from disk, and rewrites its report."""
+def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | None = None) -> RunFolder:
+    """Measures a finished run again, with base and adapter loaded anew from disk, and rewrites its report.
+
+    `changes`: other values of evaluate.*, such as evaluate.batch_size=1. Raises RecipeError for other keys: the run is what it is.
+    """
     run = open_run(path)
-    planned = plan(parse_recipe((run.path / "recipe.resolved.yaml").read_text(encoding="utf-8"), str(run.path), []))
+    others = [word for word in changes or [] if not word.startswith("evaluate.")]
+    if others:
+        raise RecipeError(f"{others[0]}: only keys of evaluate can be changed for a run that is trained", hint="train again with halfbyte train")
+    planned = plan(_kept_recipe(run, changes))
     _check_same(run, planned)
     run.check_adapter()
     with run.locked():
-        return _evaluate_alone(planned, run, listener)
-
-
-def _evaluate_alone(planned: Planned, run: RunFolder, listener: Listener | None) -> RunFolder:
-    log = EventLog(run.events, listener)
-    loaded = load_base(planned.base, planned.recipe.quant, planned.plan.precision, torch_device(planned.machine))
-    model = load_adapter(loaded.model, str(run.path))
-    _measure(model, run, planned, log)
-    write_report(run.path)
+        log = EventLog(run.events, listener)
+        if changes:
+            log.append({"event": "note", "message": f"measured with {' '.join(changes)}"})
+        loaded = load_base(planned.base, planned.recipe.quant, planned.plan.precision, torch_device(planned.machine))
+        _measure(load_adapter(loaded.model, str(run.path)), run, planned, log)
+        log.append({"event": "measured"})
+        write_report(run.path)
     return run
+
+
+def _kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
+    file = run.path / "recipe.resolved.yaml"
+    return parse_recipe(file.read_text(encoding="utf-8"), str(file), changes or [])
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
@@ -267,6 +197,7 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         log.append({"event": "note", "message": line})
     log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
     log.append({"event": "data", "ledger": prepared.ledger})
+    measuring = False
     try:
         loaded = load_base(planned.base, recipe.quant, planned.plan.precision, torch_device(machine))
         model, adapted = add_adapter(loaded.model, recipe.adapter, recipe.seed)
@@ -292,6 +223,7 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         run.seal_adapter()
         log.append(_choice(outcome, bool(validation)))
         log.append({"event": "measuring"})
+        measuring = True
         _measure(model, run, planned, log)
         log.append({
             "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,
@@ -308,6 +240,8 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         seen = f"out of memory on {machine.name}: {str(error).split(chr(10))[0]}"
         log.append({"event": "failed", "message": seen})
         write_report(run.path)
+        if measuring:
+            raise MachineError(seen, hint=f"training is done and kept; halfbyte evaluate {run.path} evaluate.batch_size=1 measures it") from error
         less = "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
         raise MachineError(seen, hint=f"{less}; then halfbyte train again, or --resume where a checkpoint was saved") from error
     except Exception as error:
@@ -335,11 +269,15 @@ def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) 
         model, tokenizer, answer_marks(tokenizer, prepared.template, planned.base), DTYPES[planned.plan.precision], prepared, recipe.evaluate,
         _rows_at_a_time(planned), planned.base.context, planned.prompts, lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
     )  # fmt: skip
-    found = measure(subject, log.append)
+    events: list[Event] = []
+    found = measure(subject, events.append)
+    save_evaluation(run, found)
+    log.append({"event": "measurement"})
+    for event in events:  # all together: a measurement that breaks off leaves the earlier one as it was
+        log.append(event)
     main = primary(prepared.section, found)
     for measured, comparison in zip(found.measured, found.comparisons(recipe.seed), strict=True):
         log.append({"event": "comparison", "group": measured.group, **comparison.as_json(), "primary": measured is main})
-    save_evaluation(run, found)
 
 
 def _rows_at_a_time(planned: Planned) -> int:

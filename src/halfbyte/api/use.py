@@ -90,7 +90,7 @@ def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Calla
 
 def classify(path: Path, texts: list[str], batch_size: int = 16) -> list[scoring.Classified]:
     """The class of each text with its confidence, by the scorer that evaluation fitted. Raises DataError for a run without one."""
-    scorer = scoring.load_scorer(path / "evaluation" / "scorer.json")
+    scorer = scoring.load_scorer(open_run(path).path / "evaluation" / "scorer.json")
     tuned = open_tuned(path, fast_cpu=False)
     return scoring.classify(tuned.model, tuned.tokenizer, tuned.template, scorer, texts, tuned.dtype, tuned.context, tuned.marks.pad, batch_size)
 

@@ -191,6 +191,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunPath,
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[EVALUATE.KEY=VALUE]...", help="Such as evaluate.batch_size=1.")] = None,
     tasks: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Tasks of lm-eval instead (the extra `harness`), base and tuned.")] = None,
     include_path: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Your own tasks for lm-eval, YAML files.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
@@ -204,7 +205,7 @@ def evaluate(
     from halfbyte import api
 
     with Screen() as screen:
-        api.evaluate(run, screen.on_event)
+        api.evaluate(run, screen.on_event, changes)
     screen.show_result(run)
 
 

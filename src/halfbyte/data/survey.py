@@ -116,7 +116,7 @@ def left_out(survey: Survey) -> Counter[str]:
     return Counter({reason: int(count) for reason, count in zip(survey.reasons[1:], counts[1:], strict=True) if count})
 
 
-def _hash(text: str) -> int:
+def hash_of(text: str) -> int:
     """Eight bytes, never 0, which means that there is nothing to compare."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1 if text else 0
 
@@ -159,16 +159,16 @@ class _Rows:
             self.whole.add(self.count, f"{form}\n{answer_form}")
         opening, second = _beginnings(record) if isinstance(section, ManyTurns) else ("", "")
         # With its length before each turn no two conversations are written alike.
-        whole = _hash(said if is_text else "".join([f"{turn['role']} {len(turn['content'])} {turn['content']}" for turn in record.messages]))
+        whole = hash_of(said if is_text else "".join([f"{turn['role']} {len(turn['content'])} {turn['content']}" for turn in record.messages]))
         label, file = self.labels.number(record.label), self.files.number(record.file)
         self._add(
             part,
-            _hash(form),
-            _hash(answer_form),
-            _hash(opening),
-            _hash(second),
+            hash_of(form),
+            hash_of(answer_form),
+            hash_of(opening),
+            hash_of(second),
             whole,
-            _hash(record.group),
+            hash_of(record.group),
             label,
             len(said) + len(answer),
             record.line,

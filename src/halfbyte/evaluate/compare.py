@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from halfbyte.errors import DataError
-from halfbyte.evaluate.runs import Answer, Measured, open_evaluated, read_answers, read_measured
+from halfbyte.evaluate.runs import ANSWERED, Answer, Measured, open_evaluated, read_answers, read_measured
 from halfbyte.evaluate.uncertainty import Comparison, compare
 from halfbyte.runs.folder import RunFolder
 from halfbyte.runs.words import counted
@@ -42,7 +42,7 @@ class Versus:
     @property
     def sentence(self) -> str:
         """On the first thing that was measured on test rows, which is what the report of a run opens with."""
-        main = next((one for group, one in self.compared if group != "neutral text"), self.compared[0][1])
+        main = next(one for group, one in self.compared if group != "neutral text")
         word = {"better": f"{self.second} is better than {self.first}", "worse": f"{self.second} is worse than {self.first}"}
         return f"{word.get(main.verdict, f'No evidence that {self.second} and {self.first} differ')}: {main.sentence}"
 
@@ -74,7 +74,7 @@ def compare_runs(first: Path, second: Path, seed: int = 0) -> Versus:
             compared.append((key[0], found))
         else:
             notes.append(f"{key[1]} on {key[0]} is left out: {found}")
-    if not compared:
+    if all(group == "neutral text" for group, _ in compared):
         raise DataError(f"{first} and {second}: nothing can be compared: {'; '.join(notes) or 'nothing was measured'}", hint="measure both on more test rows")
     return Versus(first, second, compared, notes)
 
@@ -149,7 +149,7 @@ def _paired(first: Measured, second: Measured) -> Pairs | str:
         return "the runs measured it in different ways or over different classes"
     pairs: Pairs = first.tuned, second.tuned, first.units
     if len(first.tuned) != len(second.tuned):
-        if first.units is None or second.units is None:
+        if first.units is None or second.units is None or first.group in ANSWERED:  # answered rows are numbered by those that were drawn
             return f"{len(first.tuned):,} rows and {len(second.tuned):,} rows, and no documents to pair them by"
         pairs = _summed(first.tuned, first.units), _summed(second.tuned, second.units), None
     if len(pairs[0]) != len(pairs[1]):

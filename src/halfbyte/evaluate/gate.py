@@ -94,7 +94,10 @@ def _chosen(path: Path, comparisons: list[dict[str, Any]], metric: str | None) -
     if metric is None:
         found = [one for one in measured if one.get("primary")] or measured
     else:
-        found = [one for one in measured if one["metric"] == metric]
+        found = [one for one in measured if metric in (one["metric"], f"{one['group']}/{one['metric']}")]
+        if len(found) > 1:
+            names = ", ".join(f"{one['group']}/{one['metric']}" for one in found)
+            raise DataError(f"{path}: {metric!r} was measured {len(found)} times", hint=f"name one of {names}")
     if not found and metric is None:
         raise DataError(f"{path}: nothing was measured on test rows", hint="raise data.test_share and train again")
     if not found:

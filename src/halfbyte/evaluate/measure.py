@@ -25,10 +25,12 @@ from halfbyte.data.prepare import Prepared
 from halfbyte.data.records import Record
 from halfbyte.data.render import Template, render_prompt
 from halfbyte.data.tokens import Encoder, Tokens
+from halfbyte.errors import ModelError
+from halfbyte.evaluate.asking import evenly, last_ids, prompt_of, units_of
 from halfbyte.evaluate.bits_per_byte import bits_per_byte, row_bytes, token_bytes
 from halfbyte.evaluate.calibration import answered, calibration_rows, expected_calibration_error, judged
 from halfbyte.evaluate.classify import Scorer, answer_ids, fit_scorer, label_scores
-from halfbyte.evaluate.labels import accuracy_rows, confusion, macro_f1_rows, majority_baseline, parse_label, per_class, unseen_labels
+from halfbyte.evaluate.labels import accuracy_rows, confusion, macro, macro_f1_rows, majority_baseline, micro, parse_label, per_class, unseen_labels
 from halfbyte.evaluate.loss import RowLosses, perplexity_scores, row_losses
 from halfbyte.evaluate.metrics import Metric, Scores, value_of
 from halfbyte.evaluate.neutral import neutral_rows
@@ -86,7 +88,14 @@ class Subject:
         return base, ask(lambda done: self.tell(f"tuned: {what}", done))
 
     def losses(self, what: str, rows: Sequence[Tokens]) -> tuple[RowLosses, RowLosses]:
-        return self.both(what, lambda told: row_losses(self.model, rows, self.dtype, self.batch_size, self.marks.pad, lambda done, _: told(done)))
+        """Raises ModelError where a model has no finite loss: such a figure is not left out, it is what is wrong."""
+        found = self.both(what, lambda told: row_losses(self.model, rows, self.dtype, self.batch_size, self.marks.pad, lambda done, _: told(done)))
+        for side, losses in zip(SIDES, found, strict=True):
+            if not np.isfinite(losses.loss).all():
+                row = rows[int(np.flatnonzero(~np.isfinite(losses.loss))[0])]
+                hint = "compute in bfloat16 or float32 (train.precision), or train again with a lower train.learning_rate"
+                raise ModelError(f"{row.file}:{row.line}: the loss of the {side} model is not a number on this row of {what}", hint=hint)
+        return found
 
     def answers(self, what: str, prompts: list[list[int]]) -> tuple[list[Said], list[Said]]:
         sampling = Sampling(self.settings.max_new_tokens, repetition_penalty=self.settings.repetition_penalty)
@@ -120,7 +129,7 @@ def measure(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
     if isinstance(section, ChatData) and len(prepared.test) and subject.settings.max_answers:
         found += _answers(subject, log)
     found += _neutral(subject)
-    _side_by_side(subject, log)
+    _side_by_side(subject, {answer.prompt for answer in found.answers[:SHOWN_ANSWERS]}, log)
     for one in found.measured:
         if not _is_known(one):
             log({"event": "note", "message": f"{one.metric.name} is not compared: there was nothing to count, as in answers of one word or none"})
@@ -139,13 +148,16 @@ def _likelihood(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
     """Of the file's own words: texts in sliding windows, answers behind their prompts."""
     prepared, section = subject.prepared, subject.prepared.section
     rows: Sequence[Tokens] = prepared.test
-    units, unit = _groups(prepared.test_records), "answers of the test rows"
+    everything = isinstance(section, ChatData) and section.loss == "all"
+    units, unit = units_of(prepared.test_records), "prompts and answers of the test rows" if everything else "answers of the test rows"
     if isinstance(section, TextData):
-        room = section.max_length - max(1, len(_begin(subject)))
+        room = section.max_length - max(1, len(Encoder(subject.tokenizer).begin))
         stride = min(subject.settings.stride or section.max_length // 2, room)
-        rows, documents = sliding_windows(prepared.test, _begin(subject), section.max_length, max(1, stride))
-        units = documents if documents.max(initial=0) + 1 >= FEWEST_DOCUMENTS else None
+        rows, documents = sliding_windows(prepared.test, Encoder(subject.tokenizer).begin, section.max_length, max(1, stride))
         unit = f"test text, windows of {section.max_length} tokens, stride {max(1, stride)}"
+        units = documents
+        if documents.max(initial=0) + 1 < FEWEST_DOCUMENTS:
+            units, unit = None, f"{unit}, each drawn on its own"
     base, tuned = subject.losses("test rows", rows)
     for name, losses in zip(SIDES, (base, tuned), strict=True):
         total = losses.total
@@ -176,13 +188,14 @@ def _classes(subject: Subject, section: LabelData, log: Callable[[Event], None])
     """By the likelihood of each class. The scorer of each model is fitted on its own validation rows."""
     prepared = subject.prepared
     gold, chosen_on = ([record.label for record in records] for records in (prepared.test_records, prepared.validation_records))
-    unseen, note = unseen_labels(prepared.train_labels, gold)
-    known = sorted({*prepared.train_labels, *section.labels} - set(unseen))
-    classes = [*known, *unseen]  # a class that nothing was trained on is never said, so its rows are wrong
-    answers = answer_ids(known, subject.template, Encoder(subject.tokenizer))
+    encoder = Encoder(subject.tokenizer)
+    known, unseen, note = _known_classes(subject, section, gold)
+    classes = [*known, *unseen]
+    answers = answer_ids(known, subject.template, encoder)
 
+    room = (subject.context or math.inf) - max(map(len, answers))
     prompts = {
-        part: [_prompt_of(subject, row, record) for row, record in zip(rows, records, strict=True)]
+        part: [last_ids(prompt_of(section, subject.template, encoder, row, record), room) for row, record in zip(rows, records, strict=True)]
         for part, rows, records in (("validation", prepared.validation, prepared.validation_records), ("test", prepared.test, prepared.test_records))
     }
 
@@ -203,10 +216,11 @@ def _classes(subject: Subject, section: LabelData, log: Callable[[Event], None])
         "event": "classes", "classes": classes, "rows": len(gold), "majority": majority_baseline(prepared.train_labels, gold)._asdict(), "unseen": unseen,
         "confusion": _by_side(matrix.tolist() for matrix in matrices),
         "per_class": _by_side([score._asdict() for score in per_class(matrix, classes)] for matrix in matrices),
+        "averages": _by_side({"macro": macro(matrix)._asdict(), "micro": micro(matrix)._asdict()} for matrix in matrices),
         "by_likelihood": _by_side(_scorer_figures(one, probabilities, true) for one, probabilities in pair),
         "notes": [*scorer.calibration.notes, *([note] if note else [])],
     })  # fmt: skip
-    unit, units = f"{len(gold)} test rows, by likelihood", _groups(prepared.test_records)
+    unit, units = f"{len(gold)} test rows, by likelihood", units_of(prepared.test_records)
     confidences = [calibration_rows(*judged(probabilities, true)) for probabilities in (base, tuned)]
     return Evaluation(
         [
@@ -215,6 +229,13 @@ def _classes(subject: Subject, section: LabelData, log: Callable[[Event], None])
         ],
         scorer=scorer,
     )
+
+
+def _known_classes(subject: Subject, section: LabelData, gold: list[str]) -> tuple[list[str], list[str], str]:
+    """Classes that may be said: of the training rows and of the recipe. What the test part adds to them is never said, so its rows are wrong; and a note."""
+    known = sorted({*subject.prepared.train_labels, *section.labels})
+    unseen, note = unseen_labels(dict.fromkeys(known, 1), gold)
+    return known, unseen, note
 
 
 def _class_scores(group: str, gold: list[str], said: Sequence[Sequence[str | None]], classes: list[str], unit: str, units: np.ndarray | None) -> list[Measured]:
@@ -242,10 +263,10 @@ def _scorer_figures(scorer: Scorer, probabilities: np.ndarray, true: np.ndarray)
 
 def _answers(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
     """What both models say to test rows, scored against the file's own answers."""
-    prepared, section = subject.prepared, subject.prepared.section
-    chosen = _evenly(len(prepared.test), subject.settings.max_answers)
+    prepared, section, encoder = subject.prepared, subject.prepared.section, Encoder(subject.tokenizer)
+    chosen = evenly(len(prepared.test), subject.settings.max_answers)
     room = (subject.context or math.inf) - subject.settings.max_new_tokens
-    asked = [(prepared.test_records[row], _prompt_of(subject, prepared.test[row], prepared.test_records[row])) for row in chosen]
+    asked = [(prepared.test_records[row], prompt_of(section, subject.template, encoder, prepared.test[row], prepared.test_records[row])) for row in chosen]
     fitting = [(record, prompt) for record, prompt in asked if len(prompt) <= room]
     if len(fitting) < len(asked):
         many = f"{len(asked) - len(fitting)} of {len(asked)} test rows are not answered"
@@ -255,7 +276,7 @@ def _answers(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
     records, prompts = [record for record, _ in fitting], [prompt for _, prompt in fitting]
     said = subject.answers("answers", prompts)
     texts = [[subject.text_of(one) for one in side] for side in said]
-    references, units = [record.reference for record in records], _groups(records)
+    references, units = [record.reference for record in records], units_of(records)
     if isinstance(section, LabelData):
         measured = _answered_classes(subject, section, texts, records, log)
     elif isinstance(section, StructureData):
@@ -279,35 +300,42 @@ def _answers(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
         for record, told, ids in zip(records, zip(*texts, strict=True), zip(*said, strict=True), strict=True)
     ]
     for answer in kept[:SHOWN_ANSWERS]:
-        log({"event": "generation", **{key: getattr(answer, key) for key in ("prompt", "reference", "base", "tuned", "base_ended", "tuned_ended")}})
+        log(
+            {
+                "event": "generation",
+                "row": answer.row,
+                **{key: getattr(answer, key) for key in ("prompt", "reference", "base", "tuned", "base_ended", "tuned_ended")},
+            }
+        )
     return Evaluation(measured, answers=kept)
 
 
 def _answered_classes(subject: Subject, section: LabelData, texts: list[list[str]], records: list[Record], log: Callable[[Event], None]) -> list[Measured]:
     """An answer that names no class is wrong."""
     gold = [record.label for record in records]
-    unseen, _ = unseen_labels(subject.prepared.train_labels, gold)
-    known = sorted({*subject.prepared.train_labels, *section.labels} - set(unseen))
+    known, unseen, _ = _known_classes(subject, section, gold)
     classes = [*known, *unseen]
     named = [[parse_label(text, known) for text in side] for side in texts]
     log({
         "event": "answered_classes", "classes": classes, "rows": len(gold), "unparsable": _by_side(side.count(None) for side in named),
         "confusion": _by_side(confusion(gold, side, classes).tolist() for side in named),
     })  # fmt: skip
-    unit, units = f"{len(gold)} test rows, as answered", _groups(records)
+    unit, units = f"{len(gold)} test rows, as answered", units_of(records)
     return _class_scores("answers", gold, named, classes, unit, units)
 
 
-def _side_by_side(subject: Subject, log: Callable[[Event], None]) -> None:
-    """Both models' answers to the prompts of the recipe."""
-    if not subject.prompts:
+def _side_by_side(subject: Subject, known: set[str], log: Callable[[Event], None]) -> None:
+    """Both models' answers to the prompts of the recipe, but for those that are `known` with their reference."""
+    prompts = [prompt for prompt in subject.prompts if prompt not in known]
+    if not prompts:
         return
     encoder = Encoder(subject.tokenizer)
-    asked = [encoder.prompt(render_prompt([{"role": "user", "content": prompt}], subject.template, subject.tokenizer)) for prompt in subject.prompts]
+    asked = [encoder.prompt(render_prompt([{"role": "user", "content": prompt}], subject.template, subject.tokenizer)) for prompt in prompts]
     goes_on = isinstance(subject.prepared.section, TextData)  # a text that is gone on with need not end
-    for prompt, base, tuned in zip(subject.prompts, *subject.answers("prompts", asked), strict=True):
+    for number, (prompt, base, tuned) in enumerate(zip(prompts, *subject.answers("prompts", asked), strict=True), 1):
         log({
-            "event": "generation", "prompt": prompt, "reference": None, "base": subject.text_of(base), "tuned": subject.text_of(tuned),
+            "event": "generation", "row": f"prompt {number}", "prompt": prompt, "reference": None,
+            "base": subject.text_of(base), "tuned": subject.text_of(tuned),
             "base_ended": goes_on or base.ended, "tuned_ended": goes_on or tuned.ended,
         })  # fmt: skip
 
@@ -318,39 +346,3 @@ def _by_side(figures: Iterable[Result]) -> dict[str, Result]:
 
 def _paired(group: str, scores: list[list[Scores]], units: np.ndarray | None) -> list[Measured]:
     return [Measured(base.metric, group, base.rows, tuned.rows, units) for base, tuned in zip(*scores, strict=True)]
-
-
-# Rows
-
-
-def _begin(subject: Subject) -> list[int]:
-    return Encoder(subject.tokenizer).begin
-
-
-def _prompt(row: Tokens) -> list[int]:
-    """The ids before the last answer, exactly as generation sees them."""
-    last = max(place for place, trained in enumerate(row.trained) if trained)
-    while row.trained[last - 1]:
-        last -= 1
-    return row.ids[:last]
-
-
-def _prompt_of(subject: Subject, row: Tokens, record: Record) -> list[int]:
-    """Where prompts train too, the marks do not tell where the last answer begins, so the prompt is written again."""
-    section = subject.prepared.section
-    if isinstance(section, ChatData) and section.loss != "all":
-        return _prompt(row)
-    last = max(place for place, message in enumerate(record.messages) if message["role"] == "assistant")
-    return Encoder(subject.tokenizer).prompt(render_prompt(record.messages[:last], subject.template, subject.tokenizer))
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """At most so many of the rows, evenly drawn, the same ones every time."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
-
-
-def _groups(records: Sequence[Record]) -> np.ndarray | None:
-    """(N,) number of each row's group; None where rows have none: each is a unit of its own."""
-    numbers: dict[str, int] = {}
-    named = [numbers.setdefault(record.group or f"\0{place}", len(numbers)) for place, record in enumerate(records)]
-    return np.array(named) if len(numbers) < len(named) else None

@@ -123,11 +123,6 @@ def count_unparsable(texts: Sequence[str]) -> int:
     return sum(parse_structure(text) is None for text in texts)
 
 
-def are_structures(references: Sequence[str]) -> bool:
-    """Whether a file's answers are to be scored as structures: at least 9 of 10 parse, so that a few damaged ones do not hide the rest."""
-    return bool(references) and count_unparsable(references) <= len(references) / 10
-
-
 def _parsed(answers: Sequence[str], references: Sequence[str]) -> list[tuple[Structure | None, Structure | None]]:
     return [(parse_structure(answer), parse_structure(reference)) for answer, reference in zip(answers, references, strict=True)]
 

@@ -225,9 +225,10 @@ def _interval(estimate: float, values: np.ndarray, units: int) -> tuple[float, f
     from scipy.stats import t
 
     reach = math.sqrt(units / (units - 1)) * t.isf(LEVEL / 2, units - 1)
+    values = values[np.isfinite(values)]
     below = float(np.mean(values < estimate) + np.mean(values == estimate) / 2)
     shift = 2 * NORMAL.inv_cdf(min(max(below, 0.01), 0.99))  # with nearly all draws on one side there is nothing left to correct by
-    low, high = np.nanquantile(values, [NORMAL.cdf(shift - reach), NORMAL.cdf(shift + reach)])
+    low, high = np.quantile(values, [NORMAL.cdf(shift - reach), NORMAL.cdf(shift + reach)])
     return min(float(low), float(estimate)), max(float(high), float(estimate))
 
 

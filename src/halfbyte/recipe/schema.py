@@ -309,8 +309,8 @@ class Evaluate(Section):
     batch_size: Annotated[Whole, Field(ge=1)] | None = None
     """Rows or prompts computed at a time; twice train.batch_size when not given, and at least 64 without a GPU."""
     stride: Annotated[Whole, Field(ge=1)] | None = None
-    """Step of the window that slides over held-out text, in tokens: each token is scored with at least max_length less stride before it.
-    Half of data.max_length when not given."""
+    """Step of the window that slides over held-out text, in tokens: each token but those of the
+    first window is scored with at least max_length less stride before it. Half of data.max_length when not given."""
     max_answers: Annotated[Whole, Field(ge=0)] = 200
     """Test rows, evenly drawn, that base and tuned answer; the answers are scored against those of the file. Likelihoods use every row."""
     wanted_accuracy: Annotated[Real, Field(gt=0, le=1)] = 0.9

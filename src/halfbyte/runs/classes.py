@@ -16,7 +16,7 @@ SCORER: dict[str, tuple[str, Callable[[Any], str]]] = {
     "macro_f1": ("macro F1", lambda value: fixed(value, 3)),
     "ece": ("calibration error (0 is best)", lambda value: fixed(value, 3)),
     "temperature": ("temperature, set on validation", lambda value: fixed(value, 2)),
-    "prior_corrected": ("corrected for how often each class is trained", lambda value: "yes" if value else "no"),
+    "prior_corrected": ("corrected for what the model says whatever it is asked", lambda value: "yes" if value else "no"),
     "threshold": ("abstains below a confidence of", lambda value: fixed(value, 2)),
     "coverage": ("share it answers", percent),
     "accuracy_of_answered": ("accuracy where it answers", percent),
@@ -42,7 +42,7 @@ def told_of_classes(report: dict[str, Any]) -> list[str]:
 def class_parts(report: dict[str, Any]) -> str:
     """All of it as HTML."""
     scored, answered = report["classes"] or {}, report["answered_classes"] or {}
-    each = table(["class", "test rows", *SCORES_HEAD], rows := score_rows(scored.get("per_class") or {}, "label", "rows"), "numbers")
+    each = table(["class", "test rows", *SCORES_HEAD], rows := class_rows(scored), "numbers")
     if len(rows) > MOST_CLASSES:
         each = folded(f"Each of {len(rows)} classes", each)
     return "".join([
@@ -51,6 +51,17 @@ def class_parts(report: dict[str, Any]) -> str:
         titled("Each class", each),
         titled("As answered in words", heats(answered)),
     ])  # fmt: skip
+
+
+def class_rows(scored: dict[str, Any]) -> list[list[str]]:
+    """Each class, then the averages: over classes, each of which weighs the same, and over rows."""
+    rows = score_rows(scored.get("per_class") or {}, "label", "rows")
+    both = [fields_of((scored.get("averages") or {}).get(who)) for who in ("base", "tuned")]
+    for key, name in (("macro", "average of the classes"), ("micro", "average of the rows")):
+        figures = [fields_of(side.get(key)) for side in both]
+        if any(figures):
+            rows.append([name, "", *(fixed(side.get(score), 2) for score in ("precision", "recall", "f1") for side in figures)])
+    return rows
 
 
 def titled(title: str, body: str) -> str:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from halfbyte.runs.answers import cut, tags
-from halfbyte.runs.classes import MOST_CLASSES, NAMELESS, scorer_rows, told_of_classes
+from halfbyte.runs.classes import MOST_CLASSES, NAMELESS, class_rows, scorer_rows, told_of_classes
 from halfbyte.runs.findings import RECITAL, RECITAL_HEAD, recital_rows, score_rows, told_of_choice, told_of_rating, told_of_replies, told_of_structure
 from halfbyte.runs.origins import bins, decisions, environment, long_facts, next_commands, split, told_of_data, work
 from halfbyte.runs.verdict import GROUPS, sample, sentence_of, span, word_of
@@ -131,7 +131,7 @@ def classes(report: dict[str, Any]) -> list[str]:
     return [
         sentences(told_of_classes(report)),
         *confusions(scored, "by likelihood" if report["answered_classes"] else "answered"),
-        grid(["class", "test rows", *SCORES], score_rows(scored.get("per_class") or {}, "label", "rows")),
+        grid(["class", "test rows", *SCORES], class_rows(scored)),
         grid(["by the likelihood of each class", "base", "tuned"], scorer_rows(scored)),
         *confusions(report["answered_classes"] or {}, "answered"),
     ]

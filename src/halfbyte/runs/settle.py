@@ -7,14 +7,20 @@ from typing import Any
 from halfbyte.runs.events import Event
 
 ROW_KEY = {
-    "step": ("step",), "validation": ("step",), "skipped": ("step",), "perplexity": ("model",), "generation": ("prompt",), "comparison": ("group", "metric"),
+    "step": ("step",), "validation": ("step",), "skipped": ("step",), "perplexity": ("model",), "generation": ("row", "prompt"),
+    "comparison": ("group", "metric"),
 }  # fmt: skip
 """Kinds of which there are many, and what tells one row from the next: a later line with the same key replaces the earlier."""
-STATUS_AFTER = {"run": "unfinished", "resume": "unfinished", "end": "finished", "interrupted": "interrupted", "failed": "failed"}
+STATUS_AFTER = {"run": "unfinished", "resume": "unfinished", "end": "finished", "measured": "finished", "interrupted": "interrupted", "failed": "failed"}
 HOLDS = {
-    dict: ("ledger", "versions", "confusion", "unparsable", "majority", "per_class", "by_likelihood", "recital", "empty"), list: ("classes", "unseen", "notes"),
+    dict: (
+        "ledger", "versions", "confusion", "unparsable", "majority", "per_class", "averages", "by_likelihood", "recital", "empty", "length_ratio", "per_slot",
+    ),
+    list: ("classes", "unseen", "notes"),
 }  # fmt: skip
 """What the fields of an event are, where they are there."""
+MOST_STEPS = 10**12
+"""A step beyond is damage, not training."""
 OF_THE_WEIGHTS = ("choice", "classes", "answered_classes", "structure", "replies", "rating")
 """Kinds that tell of the tuned weights: a step taken after them makes them old."""
 
@@ -42,6 +48,13 @@ class Log:
         for kind in OF_THE_WEIGHTS:
             self.latest.pop(kind, None)
 
+    def forget_measurement(self) -> None:
+        """A new one follows, whole: what was measured then and is not now, is old."""
+        for kind in ("perplexity", "generation", "comparison"):
+            self.rows[kind].clear()
+        for kind in ("classes", "answered_classes", "structure", "replies"):
+            self.latest.pop(kind, None)
+
     def forget_group(self, group: str) -> None:
         self.rows["comparison"] = {key: row for key, row in self.rows["comparison"].items() if row["group"] != group}
 
@@ -56,7 +69,9 @@ def is_whole(event: Any) -> bool:
         return isinstance(event.get("message"), str)
     kind = "step" if event["event"] == "resume" else event["event"]
     wanted = int if kind in ("step", "validation", "skipped") else str
-    return all(isinstance(event.get(name), wanted) for name in ROW_KEY.get(kind, ()))
+    if wanted is int and isinstance(event.get("step"), int) and abs(event["step"]) > MOST_STEPS:
+        return False
+    return all(isinstance(event.get(name), wanted) for name in ROW_KEY.get(kind, ()) if name != "row")
 
 
 def settle(events: list[Event]) -> Log:
@@ -64,8 +79,7 @@ def settle(events: list[Event]) -> Log:
     log = Log()
     generations_are_old = False
     for event in events:
-        # The training loop tells the fingerprint of what it trained on under the same name as the scores of classes.
-        kind = "classes" if event["event"] == "labels" and "classes" in event else event["event"]
+        kind = event["event"]
         log.status = STATUS_AFTER.get(kind, log.status)
         if kind == "resume":
             log.forget_after(event["step"])
@@ -75,6 +89,8 @@ def settle(events: list[Event]) -> Log:
             if log.rows["step"] and event["step"] <= next(reversed(log.rows["step"])):  # started again without a checkpoint
                 log.forget_after(event["step"] - 1)
             log.forget_measured()
+        if kind == "measurement":
+            log.forget_measurement()
         if kind == "resume" or (kind == "perplexity" and event["model"] == "base"):
             generations_are_old = True  # the next one starts a new set
         elif kind == "generation" and generations_are_old:
@@ -85,7 +101,7 @@ def settle(events: list[Event]) -> Log:
         if kind not in ROW_KEY:
             log.latest[kind] = event
             continue
-        key = tuple(event[name] for name in ROW_KEY[kind])
+        key = tuple(event.get(name) for name in ROW_KEY[kind])
         if kind == "comparison" and key in log.rows[kind]:  # measured again: what was measured then and is not now, is old
             log.forget_group(event["group"])
         log.rows[kind][key if len(key) > 1 else key[0]] = event

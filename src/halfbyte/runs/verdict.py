@@ -14,6 +14,8 @@ TITLES = {
 }
 SIGNS = {"better": "▲", "no evidence": "○", "worse": "▼"}
 """A shape beside each word, so that it is read without colour too."""
+NEUTRAL = "neutral text"
+"""Tells what was forgotten; whether the run is better it cannot tell."""
 GROUPS = {
     "text": "Text", "labels": "Classes", "answers": "Classes, as answered", "structure": "Structure", "replies": "Replies",
     "neutral text": "Neutral text: has it forgotten?",
@@ -24,10 +26,11 @@ GROUPS = {
 def judge(report: dict[str, Any]) -> dict[str, Any]:
     """word, title, sentence, rests_on (name and words of each thing), others (how all comparisons fell out, or None), worse (their names)."""
     compared = report["comparisons"]
-    if not compared:
+    of_test_rows = [one for one in compared if one["group"] != NEUTRAL]
+    if not of_test_rows:
         word = "not tested" if report["perplexity"] else "not compared"
         return {"word": word, "title": TITLES[word], "sentence": plain_sentence(report), "rests_on": {}, "others": None, "worse": []}
-    main = next((one for one in compared if one.get("primary")), compared[0])
+    main = next((one for one in of_test_rows if one.get("primary")), of_test_rows[0])
     word = word_of(main)
     return {
         "word": word,

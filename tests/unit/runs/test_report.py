@@ -370,8 +370,8 @@ def write_page(make: Any, folder: Path) -> str:
 
 
 def test_the_labels_of_training_and_of_the_test_are_told_apart(tmp_path):
-    """Two events have one name: the fingerprint of what was trained on, and the scores of classes."""
-    scores = {"event": "labels", "classes": ["a", "b"], "confusion": {"base": [[1, 0], [0, 1]]}}
+    """The fingerprint of what was trained on, and the scores of classes."""
+    scores = {"event": "classes", "classes": ["a", "b"], "confusion": {"base": [[1, 0], [0, 1]]}}
     report, _ = report_of(tmp_path, [RUN, {"event": "labels", "rows": 3, "sha256": SHA, "same_as_preview": False}, scores])
     assert report["hashes"]["labels"] == SHA
     assert report["labels_as_previewed"] is False
