@@ -2,7 +2,7 @@
 
 import re
 
-from halfbyte.runs.classes import MOST_CLASSES, class_parts, heat, scorer_rows, told_of_classes
+from halfbyte.runs.classes import MOST_CLASSES, class_parts, class_rows, heat, scorer_rows, told_of_classes
 from halfbyte.runs.findings import score_rows
 
 
@@ -55,3 +55,12 @@ def test_the_scorer_tells_what_it_was_measured_with():
     found = {"by_likelihood": {"base": {"accuracy": 0.302, "threshold": None}, "tuned": {"accuracy": 0.887, "threshold": 0.71}}}
     assert scorer_rows(found) == [["accuracy", "30.2 %", "88.7 %"], ["abstains below a confidence of", "–", "0.71"]]
     assert scorer_rows({}) == []
+
+
+def test_averages_stand_below_the_classes():
+    figures = {"macro": {"precision": 0.1, "recall": 0.2, "f1": 0.3}, "micro": {"precision": 0.4, "recall": 0.5, "f1": 0.6}}
+    assert class_rows({"per_class": {}, "averages": {"base": figures, "tuned": figures}}) == [
+        ["average of the classes", "", "0.10", "0.10", "0.20", "0.20", "0.30", "0.30"],
+        ["average of the rows", "", "0.40", "0.40", "0.50", "0.50", "0.60", "0.60"],
+    ]
+    assert class_rows({}) == []
