@@ -41,7 +41,7 @@ def test_every_verb_that_a_page_names_exists(page):
     assert named <= verbs, named - verbs
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/data.md", "docs/results.md", "src/halfbyte/base/CARD.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/data.md", "docs/perplexity.md", "docs/results.md", "src/halfbyte/base/CARD.md"])
 def test_every_file_that_a_page_links_to_exists(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         assert ((ROOT / page).parent / target).exists(), target
