@@ -14,7 +14,7 @@ The base is the same model with its adapter switched off, so nothing else can di
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -227,7 +227,7 @@ def _classes(subject: Subject, section: LabelData, log: Callable[[Event], None])
             *_class_scores("labels", gold, said, classes, unit, units),
             Measured(Metric("calibration error", "calibration", higher_is_better=False, unit=unit), "labels", confidences[0], confidences[1], units),
         ],
-        scorer=scorer,
+        scorer=scorer if len(known) > 1 else None,  # one class alone needs none
     )
 
 
@@ -300,13 +300,7 @@ def _answers(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
         for record, told, ids in zip(records, zip(*texts, strict=True), zip(*said, strict=True), strict=True)
     ]
     for answer in kept[:SHOWN_ANSWERS]:
-        log(
-            {
-                "event": "generation",
-                "row": answer.row,
-                **{key: getattr(answer, key) for key in ("prompt", "reference", "base", "tuned", "base_ended", "tuned_ended")},
-            }
-        )
+        log({"event": "generation", **asdict(answer)})
     return Evaluation(measured, answers=kept)
 
 

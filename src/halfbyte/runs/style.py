@@ -38,7 +38,8 @@ table.wide td:last-child{overflow-wrap:anywhere;min-width:12rem}@media (min-widt
 .compared{width:100%}@media (min-width:901px),print{.compared :is(th,td):nth-child(n+2):nth-child(-n+4){text-align:right;white-space:nowrap;
 padding:.45rem 0 .45rem 1.4rem}}
 .compared :is(.metric,.word){padding-top:.45rem;padding-bottom:.45rem}.compared .metric{padding-right:0}
-.compared .group th{padding:1.1rem 0 .3rem;text-align:left;font-size:.85rem;color:var(--ink);overflow-wrap:anywhere}.group span{font-weight:400;color:var(--quiet);margin-left:.7em}
+.compared .group th{padding:1.1rem 0 .3rem;text-align:left;font-size:.85rem;color:var(--ink);overflow-wrap:anywhere}
+.group span{font-weight:400;color:var(--quiet);margin-left:.7em}
 .compared tbody tr.group:first-child th{padding-top:.6rem}
 .under{display:block;font-size:.8rem;color:var(--quiet);font-weight:400}.word{white-space:nowrap;width:1%}.compared .word{padding-right:0}
 .word b{font-weight:600}
