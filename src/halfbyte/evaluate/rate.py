@@ -86,7 +86,7 @@ class Ballot:
         self.file = folder_of(run) / "votes.jsonl"
         self.winners = _read_votes(self.file, self.adapter, self.pairs)
         self.given = 0
-        """Votes of this session."""
+        """Votes of this sitting."""
 
     @property
     def open_pairs(self) -> list[Pair]:
@@ -101,7 +101,7 @@ class Ballot:
         })  # fmt: skip
 
     def close(self) -> Rating:
-        """The sum of all votes so far; what this session added goes into the report."""
+        """The sum of all votes so far; what this sitting added goes into the report."""
         rating = rate_votes(self.winners.values(), sum(pair.equal for pair in self.pairs))
         if self.given:
             EventLog(self.run.events).append(rating.as_event())
