@@ -31,8 +31,10 @@ class Record:
 
     @property
     def prompt(self) -> str:
-        """What the user says last."""
-        return next((message["content"] for message in reversed(self.messages) if message["role"] == "user"), "")
+        """What stands before the last answer, for people: a question as it is, a conversation turn by turn with its roles."""
+        last = max((place for place, message in enumerate(self.messages) if message["role"] == "assistant"), default=len(self.messages))
+        turns = [message for message in self.messages[:last] if message["role"] != "system"]
+        return turns[0]["content"] if len(turns) == 1 else "\n".join(f"{message['role']}: {message['content']}" for message in turns)
 
     @property
     def reference(self) -> str:

@@ -28,7 +28,8 @@ def test_records_come_back_as_they_were(tmp_path):
 def test_what_was_asked_last_and_what_the_file_answers():
     turns = [("system", "s"), ("user", "first"), ("assistant", "one"), ("user", "second"), ("assistant", "two")]
     record = Record("a", 1, messages=tuple({"role": role, "content": content} for role, content in turns))
-    assert (record.prompt, record.reference) == ("second", "two")
+    assert (record.prompt, record.reference) == ("user: first\nassistant: one\nuser: second", "two")
+    assert Record("a", 1, messages=record.messages[:3]).prompt == "first"
 
 
 def test_no_file_is_no_records_and_an_empty_one_too(tmp_path):
