@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
-from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply
+from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
@@ -47,8 +47,8 @@ from halfbyte.train.loop import Hooks, Outcome, run_training
 from halfbyte.train.stop import stop_on_signal
 
 __all__ = [
-    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "resume", "show",
-    "train",
+    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "resume",
+    "scorer_of", "show", "train",
 ]  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 # What a resumed run must not change.

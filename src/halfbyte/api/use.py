@@ -90,9 +90,14 @@ def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Calla
 
 def classify(path: Path, texts: list[str], batch_size: int = 16) -> list[scoring.Classified]:
     """The class of each text with its confidence, by the scorer that evaluation fitted. Raises DataError for a run without one."""
-    scorer = scoring.load_scorer(open_run(path).path / "evaluation" / "scorer.json")
+    scorer = scorer_of(path)
     tuned = open_tuned(path, fast_cpu=False)
     return scoring.classify(tuned.model, tuned.tokenizer, tuned.template, scorer, texts, tuned.dtype, tuned.context, tuned.marks.pad, batch_size)
+
+
+def scorer_of(path: Path) -> scoring.Scorer:
+    """What the run's evaluation fitted; its notes say whether it is calibrated."""
+    return scoring.load_scorer(open_run(path).path / "evaluation" / "scorer.json")
 
 
 def _check_room(what: str, length: int, tuned: Tuned, sampling: Sampling) -> None:

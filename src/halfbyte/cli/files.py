@@ -65,7 +65,7 @@ def write_answers(file: Path, columns: Sequence[str] = ("prompt", "response")) -
                     table.writerow(columns)
                 for row in zip(*values, strict=True):
                     if kind == ".csv":
-                        table.writerow(map(_no_formula, row))
+                        table.writerow([_no_formula(str(cell)) for cell in row])
                     else:
                         stream.write(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n")
                 stream.flush()

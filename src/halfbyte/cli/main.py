@@ -229,8 +229,10 @@ def classify(
         from halfbyte import api
 
         found = api.classify(run, texts, batch_size)
-        write(texts, [one["label"] or "" for one in found], [f"{one['confidence']:.4f}" for one in found])
+        write(texts, [one["label"] or "" for one in found], [round(one["confidence"], 4) for one in found])
     withheld = sum(one["abstained"] for one in found)
+    for note in api.scorer_of(run).calibration.notes:
+        Screen().print(f"[yellow]note[/] {escape(note)}", highlight=False)
     Screen().print(f"{len(found)} texts, {withheld} withheld as too uncertain; written to [bold]{escape(str(output))}[/]", highlight=False)
 
 

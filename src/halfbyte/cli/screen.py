@@ -45,7 +45,7 @@ class Screen:
         self.bar: TaskID | None = None
         self.total = 0
         self.folder: Path | None = None
-        self.validation: float | None = None
+        self.validation = ""
         self.status: Status | None = None
         self.told = 0.0
 
@@ -187,7 +187,7 @@ class Screen:
         elif kind == "step":
             self._step(event)
         elif kind == "validation":
-            self.validation = event["loss"]
+            self.validation = f"{event['loss']:.3f} (step {event['step']})"
         elif kind in ("skipped", "note", "resume"):
             where = f" step {event['step']}" if "step" in event else ""
             self.print(f"[yellow]{kind}[/]{where} {escape(printable(event.get('reason') or event.get('message') or ''))}", highlight=False)
@@ -226,14 +226,14 @@ class Screen:
 
     def _tell_training(self, training: dict[str, Any]) -> None:
         steps, best = training["steps"], training["best_step"]
-        took = f"{steps} steps in {training['seconds']:.0f} s" if training["seconds"] else f"{steps} steps"
+        took = f"{steps} step{'s' * (steps != 1)}" + (f" in {training['seconds']:.0f} s" if training["seconds"] else "")
         if best is not None and steps and best < steps:
             took += f"; the adapter is that of step {best}, the best by validation loss: more steps did not help"
         self.print(took, highlight=False)
 
     def _step(self, event: Event) -> None:
         rate = event["tokens_per_second"]
-        validation = f"  validation {self.validation:.3f}" if self.validation is not None else ""
+        validation = f"  validation {self.validation}" if self.validation else ""
         if not sys.stdout.isatty():
             if event["step"] % max(1, self.total // LINES_PER_RUN) == 0 or event["step"] == self.total:
                 self.print(f"step {event['step']}/{self.total}  loss {event['loss']:.4f}{validation}  {rate:,.0f} tokens/s", highlight=False)

@@ -129,7 +129,7 @@ def measure(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
     if isinstance(section, ChatData) and len(prepared.test) and subject.settings.max_answers:
         found += _answers(subject, log)
     found += _neutral(subject)
-    _side_by_side(subject, {answer.prompt for answer in found.answers[:SHOWN_ANSWERS]}, log)
+    _side_by_side(subject, {answer.prompt for answer in _shown(subject, found.answers)}, log)
     for one in found.measured:
         if not _is_known(one):
             log({"event": "note", "message": f"{one.metric.name} is not compared: there was nothing to count, as in answers of one word or none"})
@@ -299,7 +299,7 @@ def _answers(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
         Answer(f"{record.file}:{record.line}", record.prompt, record.reference, *told, *(one.ended for one in ids))
         for record, told, ids in zip(records, zip(*texts, strict=True), zip(*said, strict=True), strict=True)
     ]
-    for answer in kept[:SHOWN_ANSWERS]:
+    for answer in _shown(subject, kept):
         log({"event": "generation", **asdict(answer)})
     return Evaluation(measured, answers=kept)
 
@@ -316,6 +316,11 @@ def _answered_classes(subject: Subject, section: LabelData, texts: list[list[str
     })  # fmt: skip
     unit, units = f"{len(gold)} test rows, as answered", units_of(records)
     return _class_scores("answers", gold, named, classes, unit, units)
+
+
+def _shown(subject: Subject, answers: list[Answer]) -> list[Answer]:
+    """The first, and those to test rows that are among the prompts too: they have a reference."""
+    return [answer for place, answer in enumerate(answers) if place < SHOWN_ANSWERS or answer.prompt in subject.prompts]
 
 
 def _side_by_side(subject: Subject, known: set[str], log: Callable[[Event], None]) -> None:

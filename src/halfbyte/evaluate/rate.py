@@ -200,7 +200,7 @@ def _read_generations(file: Path) -> list[tuple[str, str, str]]:
 
 
 def _read_votes(file: Path, adapter: str, pairs: list[Pair]) -> dict[str, str]:
-    """Winner of each pair that was voted on. Votes on other answers (of an adapter before) and a line torn by a crash do not count."""
+    """Winner of each pair that was voted on. Votes on other answers (of an adapter before) and lines torn by a crash do not count."""
     if not file.is_file():
         return {}
     names = {pair.name for pair in pairs}
@@ -219,7 +219,8 @@ def _read_saved(file: Path) -> dict[str, Any]:
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {error}", hint="give the file that the page of `halfbyte rate --page` saved") from error
+        what = error.strerror if isinstance(error, OSError) else "is no JSON"
+        raise DataError(f"{file}: {what}", hint="give the file that the page of `halfbyte rate --page` saved") from error
     if not (isinstance(saved, dict) and isinstance(saved.get("votes"), dict) and isinstance(saved.get("adapter"), str) and type(saved.get("seed")) is int):
         raise DataError(
             f"{file}: holds no votes (expected the keys adapter, seed and votes)", hint="give the file that the page of `halfbyte rate --page` saved"

@@ -89,6 +89,9 @@ def read_answers(run: RunFolder) -> list[Answer]:
     for number, line in enumerate(_read_text(run, file).split("\n"), 1):
         if line:
             answers.append(_answer(run, file, number, line))
+    scored = {len(one.base) for one in read_measured(run) if one.group in ANSWERED} if answers else set()
+    if scored and scored != {len(answers)}:
+        raise _damaged(run, file, f"{len(answers)} answers, where {max(scored)} were scored")
     return answers
 
 

@@ -32,8 +32,18 @@ def test_what_was_written_is_read(run):
 
 
 def test_a_line_separator_inside_an_answer_is_text(run):
-    (run.path / "evaluation" / "answers.jsonl").write_text(json.dumps(answer(0, tuned="a\u2028b"), ensure_ascii=False) + "\n", encoding="utf-8")
+    file = run.path / "evaluation" / "answers.jsonl"
+    first, *others = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    changed = json.dumps({**json.loads(first), "tuned": "a\u2028b"}, ensure_ascii=False) + "\n"
+    file.write_text("".join([changed, *others]), encoding="utf-8")
     assert read_answers(run)[0].tuned == "a\u2028b"
+
+
+def test_answers_that_were_cut_between_two_lines_are_missed(run):
+    file = run.path / "evaluation" / "answers.jsonl"
+    file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+    with pytest.raises(IntegrityError, match="answers, where 3 were scored"):
+        read_answers(run)
 
 
 @pytest.mark.parametrize("group", ["text", "labels", "neutral text"])
