@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from halfbyte import api
+from halfbyte.cli.main import main
 from halfbyte.errors import DataError, MachineError, ModelError, RecipeError
 from halfbyte.evaluate import measure as measuring
 from halfbyte.evaluate.metrics import value_of
@@ -223,3 +224,34 @@ def test_rows_without_room_for_an_answer_are_left_unanswered_and_told(base, tmp_
     notes = [event["message"] for event in told(run, "note")]
     assert any("test rows are not answered: their prompts leave no room" in note for note in notes)
     assert not [one for one in told(run, "comparison") if one["group"] == "replies"]
+
+
+def command(monkeypatch, capfd, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["halfbyte", *map(str, words)])
+    monkeypatch.setenv("COLUMNS", "200")
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as raised:
+        main()
+    return raised.value.code or 0, *capfd.readouterr()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_the_command_writes_classes_with_their_confidence_and_says_what_they_are_worth(runs, tmp_path, monkeypatch, capfd, ending):
+    texts, out = tmp_path / "texts.txt", tmp_path / f"classes{ending}"
+    texts.write_text("the keeper lit the lamp\nthe sea was quiet\n")
+    code, said, _ = command(monkeypatch, capfd, "classify", runs("label"), "-i", texts, "-o", out)
+    assert (code, "not calibrated" in said, "2 texts, 0 withheld" in said) == (0, True, True)
+    rows = list(csv.DictReader(out.read_text().splitlines())) if ending == ".csv" else [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == texts.read_text().splitlines()
+    assert all(row["label"] in ("keeper", "lamp", "sea") and 1 / 3 <= float(row["confidence"]) <= 1 for row in rows)
+    assert command(monkeypatch, capfd, "classify", runs("label"), "-i", texts, "-o", out)[0] == 2  # nothing is written over
+
+
+def test_the_command_measures_with_other_words_of_evaluate_and_keeps_promises_apart(runs, monkeypatch, capfd):
+    run = runs("prompt_response")
+    code, said, _ = command(monkeypatch, capfd, "evaluate", run, "evaluate.max_answers=2")
+    assert (code, "note measured with evaluate.max_answers=2" in said) == (0, True)
+    assert len(read_answers(open_run(run))) == 2
+    assert command(monkeypatch, capfd, "evaluate", run, "--limit", "3")[0] == 2
+    code, _, wrong = command(monkeypatch, capfd, "gate", run, "--min-gain", "99.9%")
+    assert (code, "not kept: " in wrong) == (6, True)
