@@ -255,3 +255,16 @@ def test_the_command_measures_with_other_words_of_evaluate_and_keeps_promises_ap
     assert command(monkeypatch, capfd, "evaluate", run, "--limit", "3")[0] == 2
     code, _, wrong = command(monkeypatch, capfd, "gate", run, "--min-gain", "99.9%")
     assert (code, "not kept: " in wrong) == (6, True)
+
+
+def test_a_neutral_text_is_looked_for_before_training_and_found_from_any_folder(base, tmp_path, monkeypatch):
+    """A path that led nowhere was told only when the training was done."""
+    with pytest.raises(DataError, match=r"nowhere\.txt"):
+        train(base, tmp_path, "prompt_response", "evaluate.neutral_path=nowhere.txt")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "own.txt").write_text("\n\n".join(sentence(number, 40) for number in range(12)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    run = train(base, tmp_path, "prompt_response", "evaluate.neutral_path=own.txt", "train.max_steps=1")
+    monkeypatch.chdir("/")
+    api.evaluate(run)
+    assert {one["unit"] for one in told(run, "comparison") if one["group"] == "neutral text"} == {str(tmp_path / "own.txt"), "own.txt"}

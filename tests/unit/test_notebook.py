@@ -274,6 +274,7 @@ def test_compare_and_gate(toy, tmp_path):
 
 
 def test_rating_asks_until_the_answer_is_a_vote(monkeypatch, capsys):
+    from halfbyte import api
     from halfbyte.evaluate import rate
 
     pairs = [rate.Pair(name, "Hello\x1b?", {"base": "hm", "tuned": "Hello!"}, a="tuned") for name in ("one", "two")]
@@ -285,7 +286,7 @@ def test_rating_asks_until_the_answer_is_a_vote(monkeypatch, capsys):
 
     said = iter(["what?", "A", "="])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
-    monkeypatch.setattr(rate, "rate", stand_in)
+    monkeypatch.setattr(api, "rate", stand_in)
     rating = halfbyte.rate("runs/toy")
     assert (rating.value.wins, rating.value.losses, rating.value.ties) == (1, 0, 1)
     assert repr(rating) == rating.value.sentence

@@ -27,6 +27,7 @@ from halfbyte.evaluate.compare import compare_runs as compare
 from halfbyte.evaluate.gate import check_promises as gate
 from halfbyte.evaluate.loss import measure_loss
 from halfbyte.evaluate.measure import Subject, measure, primary
+from halfbyte.evaluate.neutral import neutral_rows
 from halfbyte.evaluate.rate import rate
 from halfbyte.evaluate.save import save_evaluation
 from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
@@ -94,6 +95,8 @@ def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
         if len(fitting) < len(prompts):
             notes.append(f"{len(prompts) - len(fitting)} held-out prompts are too long to be answered in the report; evaluate.prompts names others")
         prompts = fitting
+    if recipe.evaluate.neutral_path:  # what is wrong with it is told now, not after training
+        neutral_rows(tokenizer, recipe.data.max_length, recipe.evaluate.neutral_path)
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
         [*first, *prepared.decisions, choose_quant(recipe.quant, base)], notes,
@@ -305,7 +308,9 @@ def _resolved(recipe: Recipe) -> str:
     start = recipe.adapter.init_from
     adapter = recipe.adapter if start is None else recipe.adapter.model_copy(update={"init_from": _absolute(start)})
     base = _absolute(recipe.base) if recipe.base != "embedded" and Path(recipe.base).expanduser().is_dir() else recipe.base
-    return dump_recipe(recipe.model_copy(update={"data": data, "adapter": adapter, "base": base}))
+    neutral = recipe.evaluate.neutral_path
+    evaluate = recipe.evaluate if neutral is None else recipe.evaluate.model_copy(update={"neutral_path": _absolute(neutral)})
+    return dump_recipe(recipe.model_copy(update={"data": data, "adapter": adapter, "base": base, "evaluate": evaluate}))
 
 
 def _absolute(path: str) -> str:

@@ -92,7 +92,7 @@ def settle(section: SomeData, seen: Seen) -> tuple[SettledData, list[Decision]]:
         settled, decision = _find(section, seen)
     else:
         said = ", ".join(name for _, name in _named(section))
-        settled, decision = section, Decision("data", section.kind, "the recipe says so" + f": {said}" * bool(said))
+        settled, decision = section, Decision("data", section.kind, "as stated" + f": {said}" * bool(said))
     more: list[Decision] = []
     if isinstance(settled, TextData):
         settled, more = _settle_text(settled, seen)

@@ -30,6 +30,7 @@ from halfbyte.data.render import Template, render_prompt, render_record
 from halfbyte.data.tokens import Encoder, Tokens
 from halfbyte.errors import DataError, IntegrityError, ModelError
 from halfbyte.evaluate.calibration import Calibration, calibrate
+from halfbyte.evaluate.loss import evaluating
 from halfbyte.model.isolation import SAME_LOSS
 from halfbyte.model.precision import compute_in
 from halfbyte.runs.folder import write_whole
@@ -167,15 +168,11 @@ def label_scores(model: nn.Module, prompts: Sequence[list[int]], answers: Sequen
         raise DataError("a prompt or a class has no tokens, so there is nothing to score", hint="leave empty texts out")
     scores = np.zeros((len(prompts), len(answers)))
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         score = _score_together if order and _can_score_together(model, [prompts[order[0]], prompts[order[-1]]], answers, dtype, pad_id) else _score_apart
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             scores[batch] = score(model, [prompts[number] for number in batch], answers, dtype, pad_id)
-    finally:
-        model.train(was_training)
     if np.isnan(scores).any():
         number = int(np.flatnonzero(np.isnan(scores).any(axis=1))[0])
         raise ModelError(

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from halfbyte.errors import DataError, IntegrityError
+from halfbyte.evaluate.loss import evaluating
 from halfbyte.evaluate.metrics import Metric, value_of
 from halfbyte.evaluate.runs import folder_of
 from halfbyte.evaluate.uncertainty import Comparison, compare
@@ -69,7 +70,7 @@ def run_tasks(
 
     from lm_eval import evaluate
 
-    with _quiet(), _in_eval_mode(model):
+    with _quiet(), evaluating(model):
         manager = _manager(tasks, include)
         judged = as_lm(model, tokenizer, batch_size, context, dtype)
 
@@ -206,16 +207,6 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
     """lm-eval's figures of a task, without its name; what is no finite number or text is written as text."""
     plain = {key: value for key, value in row.items() if key != "alias"}
     return {key: value if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)) else str(value) for key, value in plain.items()}
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

@@ -154,10 +154,9 @@ def _likelihood(subject: Subject, log: Callable[[Event], None]) -> Evaluation:
         room = section.max_length - max(1, len(Encoder(subject.tokenizer).begin))
         stride = min(subject.settings.stride or section.max_length // 2, room)
         rows, documents = sliding_windows(prepared.test, Encoder(subject.tokenizer).begin, section.max_length, max(1, stride))
-        unit = f"test text, windows of {section.max_length} tokens, stride {max(1, stride)}"
-        units = documents
-        if documents.max(initial=0) + 1 < FEWEST_DOCUMENTS:
-            units, unit = None, f"{unit}, each drawn on its own"
+        alone = documents.max(initial=0) + 1 < FEWEST_DOCUMENTS
+        units = None if alone else documents
+        unit = f"test text (windows of {section.max_length} tokens, stride {max(1, stride)}{', drawn one by one' if alone else ''})"
     base, tuned = subject.losses("test rows", rows)
     for name, losses in zip(SIDES, (base, tuned), strict=True):
         total = losses.total

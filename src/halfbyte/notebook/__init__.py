@@ -124,18 +124,19 @@ def classify(run: "str | Path | Run", texts: list[str]) -> "list[Classified]":
 def compare(first: "str | Path | Run", second: "str | Path | Run", *, seed: int = 0) -> "View[Versus]":
     """The tuned models of two runs on the test rows that they share."""
     with _told():
-        from halfbyte.evaluate.compare import compare_runs
+        from halfbyte import api
 
-        return versus_view(compare_runs(_path(first), _path(second), seed))
+        return versus_view(api.compare(_path(first), _path(second), seed))
 
 
 def gate(run: "str | Path | Run", **promises: Any) -> "View[list[Promise]]":
     """Raises PromiseError where a run is not as good as its recipe or the caller asks: min_gain=0.05, max_forgetting=0.1, metric=..., verdict="better"."""
     with _told():
-        from halfbyte.evaluate.gate import check_promises, promised
+        from halfbyte import api
+        from halfbyte.evaluate.gate import promised
 
         least, most = promised(_path(run))
-        checked = check_promises(_path(run), **({"min_gain": least, "max_forgetting": most} | promises))
+        checked = api.gate(_path(run), **({"min_gain": least, "max_forgetting": most} | promises))
         lines = [promise.line for promise in checked]
         if not all(promise.kept for promise in checked):
             raise PromiseError("\n".join(lines), hint=f"{_path(run) / 'report.html'} has the figures")
@@ -145,8 +146,8 @@ def gate(run: "str | Path | Run", **promises: Any) -> "View[list[Promise]]":
 def rate(run: "str | Path | Run", *, seed: int = 0) -> "View[Rating]":
     """Judge pairs of answers, base and tuned, without knowing which is which; a sign test of the votes goes into the report."""
     with _told():
+        from halfbyte import api
         from halfbyte.evaluate.rate import Pair, Vote
-        from halfbyte.evaluate.rate import rate as rate_run
 
         votes: dict[str, Vote | Literal["skip", "quit"]] = {"a": "a", "b": "b", "=": "tie", "s": "skip", "q": "quit"}
 
@@ -156,7 +157,7 @@ def rate(run: "str | Path | Run", *, seed: int = 0) -> "View[Rating]":
                 pass
             return votes[said]
 
-        rating = rate_run(_path(run), ask, seed)
+        rating = api.rate(_path(run), ask, seed)
         return View(rating, rating.sentence, [])
 
 

@@ -55,9 +55,6 @@ class Log:
         for kind in ("classes", "answered_classes", "structure", "replies"):
             self.latest.pop(kind, None)
 
-    def forget_group(self, group: str) -> None:
-        self.rows["comparison"] = {key: row for key, row in self.rows["comparison"].items() if row["group"] != group}
-
 
 def is_whole(event: Any) -> bool:
     """Whether a line holds what `settle` needs of its kind."""
@@ -102,8 +99,6 @@ def settle(events: list[Event]) -> Log:
             log.latest[kind] = event
             continue
         key = tuple(event.get(name) for name in ROW_KEY[kind])
-        if kind == "comparison" and key in log.rows[kind]:  # measured again: what was measured then and is not now, is old
-            log.forget_group(event["group"])
         log.rows[kind][key if len(key) > 1 else key[0]] = event
     for reason, times in Counter(str(row.get("reason")) for row in log.rows["skipped"].values()).items():
         log.notes.append(f"{times:,} step{'s' * (times > 1)} skipped: {reason}")

@@ -249,10 +249,10 @@ def test_a_stated_kind_is_taken_as_it_is_and_told(write):
     reading = read_records(TextData(kind="text", path=str(file)))
     assert [record.text for record in reading.records()] == ["c"]
     assert [(decision.name, decision.value, decision.reason) for decision in reading.decisions[:2]] == [
-        ("data", "text", "the recipe says so; not used: prompt, response"), ("column", "text", "the known name of a text column"),
+        ("data", "text", "as stated; not used: prompt, response"), ("column", "text", "the known name of a text column"),
     ]  # fmt: skip
     section = PairData(kind="prompt_response", path=str(file), prompt_column="text", response_column="prompt")
-    assert read_records(section).decisions[0].reason == "the recipe says so: text, prompt; not used: response"
+    assert read_records(section).decisions[0].reason == "as stated: text, prompt; not used: response"
     assert "which of the columns a, b holds the text?" in refusal(read_records, TextData(kind="text", path=str(write([{"a": "1", "b": "2"}])))).message
 
 
@@ -263,11 +263,11 @@ def test_a_column_that_is_stated_without_a_kind_is_the_one_that_is_looked_at(wri
     for column, kind in (("words", "text"), ("text", "text"), ("turns", "messages"), ("tagged", "tagged")):
         reading = auto(file, column=column)
         assert (reading.section.kind, named(reading.section)) == (kind, {"column": column})
-        assert "the recipe says so" not in reading.decisions[0].reason
+        assert "as stated" not in reading.decisions[0].reason
         assert repr(column) in reading.decisions[0].reason
         assert "not used: " in reading.decisions[0].reason
     assert refusal(auto, file, column="word").hint == "did you mean 'words'?"
-    assert "the recipe says so" not in auto(write([{"prompt": "c", "response": "d"}]), instruction="Be brief.").decisions[0].reason
+    assert "as stated" not in auto(write([{"prompt": "c", "response": "d"}]), instruction="Be brief.").decisions[0].reason
     error = refusal(auto, write([{"instruction": "a", "output": "b"}]), instruction="Be brief.")
     assert "data.instruction: instruction data have no such key" in error.message
 

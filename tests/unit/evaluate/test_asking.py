@@ -8,6 +8,7 @@ from halfbyte.data.records import Record
 from halfbyte.data.render import choose_template, render_prompt
 from halfbyte.data.tokens import Encoder
 from halfbyte.evaluate.asking import evenly, last_ids, prompt_of, units_of
+from halfbyte.evaluate.classify import answer_ids
 from halfbyte.recipe.schema import MessagesData
 from toys import WORDS, make_tokenizer
 
@@ -21,7 +22,7 @@ def turns(*said: str) -> tuple[dict[str, str], ...]:
 RECORDS = [
     Record("a", 1, messages=turns("the keeper lit the lamp", "and the sea was quiet")),
     Record("a", 2, messages=turns("who was old", "the man", "who was quiet", "the sea")),
-    Record("a", 3, messages=turns("the sea", "the sea", "the sea", "the sea")),  # the answer stands in its prompt too
+    Record("a", 3, messages=turns("sea", "sea", "sea", "sea")),  # the answer stands in its prompt too
     Record("a", 4, messages=turns(" ".join(WORDS.split() * 3), "it was night")),  # is shortened
     Record("a", 5, messages=turns("one", "two", " ".join(WORDS.split() * 3), "three")),  # loses its first turn and is shortened
 ]
@@ -39,11 +40,14 @@ def test_the_prompt_is_the_row_before_its_last_answer(loss):
         assert one.tokens is not None
         prompt = prompt_of(section, template, encoder, one.tokens, record)
         assert one.tokens.ids[: len(prompt)] == prompt
+        (answer,) = answer_ids([record.reference], template, encoder)
+        assert one.tokens.ids[len(prompt) :][: len(answer)] == answer
+        assert len(one.tokens.ids) - len(prompt) <= len(answer) + 2, "no turn but the last answer stands behind it"
         assert record.reference in tokenizer.decode(one.tokens.ids[len(prompt) :])
         if not one.shortened:
             assert prompt == encoder.prompt(render_prompt(record.messages[:-1], template, tokenizer))
         seen.append(one.shortened)
-    assert (seen[0], seen[-2:]) == (False, [True, True])
+    assert (seen[0], seen[2], seen[-2:]) == (False, False, [True, True])
 
 
 def test_rows_that_ask_the_same_or_are_of_one_group_are_drawn_together():

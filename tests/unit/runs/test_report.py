@@ -383,7 +383,8 @@ def test_a_later_measurement_replaces_the_earlier(tmp_path):
         return {"event": "comparison", "group": group, "metric": metric, "base": 1.0, "tuned": tuned}
 
     first = [told("text", "perplexity", 2.0), told("text", "bits per byte", 2.0), told("replies", "chrF", 2.0)]
-    report, _ = report_of(tmp_path, [RUN, step(1, 4.0), *first, told("text", "perplexity", 3.0)])
+    again = [{"event": "measurement"}, told("text", "perplexity", 3.0), told("replies", "chrF", 2.0)]
+    report, _ = report_of(tmp_path, [RUN, step(1, 4.0), *first, *again])
     assert [(one["metric"], one["tuned"]) for one in report["comparisons"]] == [("perplexity", 3.0), ("chrF", 2.0)]
     choice = {"event": "choice", "step": 1, "of": 2, "why": "best"}
     report, _ = report_of(tmp_path, [RUN, step(1, 4.0), *first, choice, {"event": "test_opened", "times": 1}, step(2, 4.0)])
