@@ -10,7 +10,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 # Idle OpenMP threads that spin take the cores from their neighbours: tests side by side were 37 times slower.
 TEST_ENV := OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: quickstart test test-all check numerics gpu docs clean
+.PHONY: quickstart test test-all check numerics gpu bench docs clean
 
 quickstart: $(RUN_INSTALLED)
 	$(BIN)/halfbyte quickstart
@@ -33,6 +33,12 @@ numerics: $(DEV_INSTALLED)
 GPU_PYTHON ?= $(BIN)/python
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(DEV_INSTALLED))
 	PYTHONPATH=src:$(PYTHONPATH) $(GPU_PYTHON) -m pytest -rs tests/gpu
+
+# Goes on where the last call stopped. More words for the suite: make bench SUITE="--programs ours hf --budget-seconds 600"
+SUITE ?=
+bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(RUN_INSTALLED))
+	$(GPU_PYTHON) benchmarks/suite.py $(SUITE)
+	$(GPU_PYTHON) benchmarks/suite.py --tables
 
 docs: $(RUN_INSTALLED)
 	$(BIN)/python scripts/write_docs.py

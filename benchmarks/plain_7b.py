@@ -104,19 +104,23 @@ def time_steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: i
     }  # fmt: skip
 
 
-def whole_run(name: str, scratch: Path) -> dict:
-    """`halfbyte train` from file to report on the same random base (the embedded tokenizer's ids fit into its vocabulary)."""
+def whole_run(name: str, scratch: Path, budget: str | None) -> dict:
+    """`halfbyte train` from file to report on the same random base (the embedded tokenizer has no more ids), held to a budget where one is given."""
     folder = scratch / f"random-{name}-7b"
     write_random_base(name, folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(EMBEDDED_FOLDER / file, folder)
     tale = EMBEDDED_FOLDER.parent / "samples" / "gothic_tale.txt"
-    text = f"name: whole\nbase: {folder}\ndata:\n  path: {tale}\n  kind: text\n  max_length: {TOKENS}\ntrain:\n  max_steps: 4\n  batch_size: 1\n"
-    torch.cuda.reset_peak_memory_stats()
-    run = api.train(parse_recipe(text, "whole.yaml", []), scratch / "runs")
+    held = f"memory_budget: {budget}\n" if budget else ""
+    text = f"name: whole\nbase: {folder}\n{held}data:\n  path: {tale}\n  kind: text\n  max_length: {TOKENS}\ntrain:\n  max_steps: 4\n  batch_size: 1\n"
+    run = api.train(parse_recipe(text, "whole.yaml", []), scratch / "runs", listener=lambda event: print(time.strftime("%X"), event["event"], flush=True))
     report = read_report(run.path)
     shutil.rmtree(folder)
-    return {"peak_allocated_gb": report["training"]["peak_bytes"] / 1e9, "status": report["status"], "perplexity": report["perplexity"], "rows": 1}
+    how = next(one for one in report["decisions"] if one["name"] == "memory")
+    return {
+        "budget": budget, "memory": report["memory"], "time": report["time"], "how": f"{how['value']}: {how['reason']}", "status": report["status"],
+        "perplexity": report["perplexity"], "rows": 1,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -126,11 +130,12 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--whole-run", action="store_true", help="instead: the peak of a whole run of one row at a time, load, validation and answers included")
+    parser.add_argument("--budget", help="memory_budget of the whole run, such as 6GB")
     args = parser.parse_args()
     file = args.results / "plain_7b.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
     if args.whole_run:
-        found["whole_run"] = {name: whole_run(name, args.scratch) for name in args.models}
+        found["whole_run"] = {name: whole_run(name, args.scratch, args.budget) for name in args.models}
         print(found["whole_run"])
         save_raw("plain_7b.json", found, args.results)
         return

@@ -14,8 +14,9 @@ from halfbyte.evaluate.loss import measure_loss
 from halfbyte.model.adapter import add_adapter
 from halfbyte.model.base import find_base
 from halfbyte.model.load import Loaded, load_base
+from halfbyte.model.placement import place_layers
 from halfbyte.model.precision import DTYPES, compute_in
-from halfbyte.recipe.plan import Plan
+from halfbyte.recipe.plan import Plan, as_asked
 from halfbyte.recipe.schema import FP4, NF4, Adapter, NoQuant, Train
 from halfbyte.train.loop import Hooks, Outcome, run_training
 from toys import VOCABULARY
@@ -120,8 +121,9 @@ class Course:
 
 def toy_plan(rows: int, section: Train, total: int, eval_steps: int = 4, precision: str = "float32", checkpointing: bool = False) -> Plan:
     per_epoch = -(-rows // (section.batch_size * section.gradient_accumulation_steps))
+    computing = as_asked(section.model_copy(update={"gradient_checkpointing": checkpointing}), None, 2 if checkpointing else 0)
     return Plan(
-        precision=precision, optimizer="adamw_torch", gradient_checkpointing=checkpointing, total_steps=total, steps_per_epoch=per_epoch,
+        precision=precision, optimizer="adamw_torch", computing=computing, total_steps=total, steps_per_epoch=per_epoch,
         warmup_steps=2, eval_steps=eval_steps,
     )  # fmt: skip
 
@@ -135,6 +137,8 @@ def run_toy(
     from halfbyte.errors import Interrupted
 
     model = model or adapted(folder, adapter, seed, precision=plan.precision)
+    if plan.computing.layers:
+        place_layers(model, plan.computing.layers, CPU)
     course = Course(model, None)
     held_out = in_order(random_rows([9, 14, 6], seed=99), 2, PAD)
 

@@ -58,7 +58,7 @@ def test_ctrl_c_while_loading_is_an_interruption_that_can_be_resumed(recipe, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "load_base", press)
+        patch.setattr(api, "load_for", press)
         with pytest.raises(Interrupted):
             api.train(recipe(), tmp_path / "runs")
     run = tmp_path / "runs" / "toy"

@@ -14,12 +14,12 @@ MODULES = sorted(file.relative_to(SOURCE).as_posix() for file in SOURCE.rglob("*
 
 # Imports run downwards. Rooms on one line do not import each other.
 LINES = [
-    {"cli", "serve", "web", "notebook"}, {"api"}, {"sweep", "checks"}, {"evaluate"}, {"train", "generate", "publish"}, {"model", "data"}, {"recipe", "runs"},
+    {"cli", "serve", "web", "notebook"}, {"api"}, {"sweep", "checks"}, {"evaluate"}, {"train", "generate", "publish"}, {"model", "data"}, {"budget"}, {"recipe", "runs"},
     {"kernels", "errors"},
 ]  # fmt: skip
 DEPTH = {room: depth for depth, line in enumerate(LINES) for room in line}
 # So that help and forms are instant.
-WITHOUT_TORCH = ("recipe", "runs", "cli/main.py", "cli/screen.py", "cli/files.py", "errors.py")
+WITHOUT_TORCH = ("recipe", "runs", "budget", "cli/plans.py", "cli/main.py", "cli/screen.py", "cli/files.py", "errors.py")
 SLOW = {"torch", "transformers", "tokenizers", "peft", "bitsandbytes", "accelerate", "safetensors", "huggingface_hub"}
 
 

@@ -246,7 +246,7 @@ def test_train_generate_chat_evaluate(toy, capsys):
     assert toy.report["status"] == "finished"
     assert "halfbyte.train" in toy.report["command"]
     assert "batch_size=2" in (toy.path / "recipe.yaml").read_text()
-    assert "2 x 1 a step" in (toy.path / "plan.json").read_text()
+    assert "2 a step" in (toy.path / "plan.json").read_text()
     assert toy.path.name in repr(toy)
     one, two = toy.generate(["hello", "there"], max_new_tokens=3)
     assert halfbyte.generate(toy, "hello", max_new_tokens=3) == one

@@ -8,7 +8,7 @@ compare, rate, gate: what finished runs are worth      open_tuned, answer_all, r
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +18,19 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
+from halfbyte.api.memory import (
+    Memory,
+    adapt_new,
+    adapt_saved,
+    learn,
+    load_for,
+    memory_as_json,
+    plan_memory,
+    tell_peak,
+    within_budget,
+)
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
+from halfbyte.budget.forecast import Forecast
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
@@ -31,10 +43,10 @@ from halfbyte.evaluate.neutral import neutral_rows
 from halfbyte.evaluate.rate import rate
 from halfbyte.evaluate.save import save_evaluation
 from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
-from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter
+from halfbyte.model.adapter import save_adapter
 from halfbyte.model.base import Base, check_same_base, find_base
-from halfbyte.model.load import choose_quant, load_base, load_tokenizer
-from halfbyte.model.machine import look_at_machine, peak_bytes, torch_device
+from halfbyte.model.load import choose_quant, load_tokenizer
+from halfbyte.model.machine import look_at_machine
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
@@ -53,9 +65,7 @@ __all__ = [
 ]  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 # What a resumed run must not change.
-SETTLED = ("precision", "optimizer", "gradient_checkpointing", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
-# Of held-out rows, where a GPU's memory is not the limit.
-ROWS_ON_CPU = 64
+SETTLED = ("precision", "optimizer", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,12 @@ class Planned:
     """Answered by base and tuned in the report."""
     machine: Machine
     plan: Plan
+    memory: Memory
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What was weighed; None where memory was not planned."""
+        return self.memory.forecast
 
 
 OnPlan = Callable[[Planned, RunFolder], None]
@@ -97,11 +113,12 @@ def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
         prompts = fitting
     if recipe.evaluate.neutral_path:  # what is wrong with it is told now, not after training
         neutral_rows(tokenizer, recipe.data.max_length, recipe.evaluate.neutral_path)
+    memory = plan_memory(recipe, base, machine, prepared)
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
-        [*first, *prepared.decisions, choose_quant(recipe.quant, base)], notes,
+        [*first, *prepared.decisions, choose_quant(recipe.quant, base)], [*notes, *memory.notes], memory.computing, memory.pages,
     )  # fmt: skip
-    return Planned(recipe, base, tokenizer, prepared, prompts, machine, settled)
+    return Planned(recipe, base, tokenizer, prepared, prompts, machine, settled, memory)
 
 
 def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
@@ -125,7 +142,7 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
         if listener:
             listener({"event": "note", "message": f"{run.path} is finished, so there is nothing to resume; halfbyte evaluate measures it again"})
         return run
-    loaded = _kept_recipe(run)
+    loaded = _with_optimizer(_kept_recipe(run), run.read_plan()["optimizer"])
     check_trackers(loaded.recipe.track.report_to)
     planned = plan(loaded, listener)
     _check_same(run, planned)
@@ -155,11 +172,18 @@ def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | 
         log = EventLog(run.events, listener)
         if changes:
             log.append({"event": "note", "message": f"measured with {' '.join(changes)}"})
-        loaded = load_base(planned.base, planned.recipe.quant, planned.plan.precision, torch_device(planned.machine))
-        _measure(load_adapter(loaded.model, str(run.path)), run, planned, log)
+        with within_budget(planned.machine, planned.plan.computing):
+            loaded = load_for(planned.recipe, planned.base, planned.machine, planned.plan)
+            _measure(adapt_saved(loaded, str(run.path), planned.machine, planned.plan), run, planned, log)
         log.append({"event": "measured"})
         write_report(run.path)
     return run
+
+
+def _with_optimizer(loaded: Loaded, kept: str) -> Loaded:
+    """A resumed run keeps its optimizer, whose state is saved, whatever would be chosen today."""
+    train = loaded.recipe.train.model_copy(update={"optimizer": kept})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"train": train}))
 
 
 def _kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
@@ -168,7 +192,7 @@ def _kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
-    with run.locked(), _tracked(planned, run, listener) as log:
+    with run.locked(), _tracked(planned, run, listener) as log, within_budget(planned.machine, planned.plan.computing):
         _run_alone(planned, run, log, resume_from, command, passed_over or [])
 
 
@@ -201,23 +225,31 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
     log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
     log.append({"event": "data", "ledger": prepared.ledger})
     measuring = False
+    steps: list[Event] = []
+
+    def hear(event: Event) -> None:
+        if event["event"] == "step":
+            steps.append(event)
+        log.append(event)
+
     try:
-        loaded = load_base(planned.base, recipe.quant, planned.plan.precision, torch_device(machine))
-        model, adapted = add_adapter(loaded.model, recipe.adapter, recipe.seed)
+        loaded = load_for(recipe, planned.base, machine, planned.plan)
+        model, adapted = adapt_new(loaded, recipe, machine, planned.plan)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.append({
             "event": "model", "parameters": loaded.parameters, "trainable": trainable, "share_4bit": loaded.share_4bit,
             "weight_bytes": loaded.weight_bytes, "adapter": adapted.value, "reason": adapted.reason,
         })  # fmt: skip
+        tell_peak(log.append, "load", machine)
         dtype, pad = DTYPES[planned.plan.precision], pad_id(planned.tokenizer)
-        validation = in_order(prepared.validation, recipe.train.batch_size, pad)
+        validation = in_order(prepared.validation, planned.plan.computing.micro_batch_size, pad)
 
         def validate() -> tuple[float, int]:
             measured = measure_loss(model, validation, dtype)
             return measured.mean, measured.tokens
 
         with stop_on_signal() as stop_asked:
-            hooks = Hooks(validate if validation else None, log.append, stop_asked)
+            hooks = Hooks(validate if validation else None, hear, stop_asked)
             outcome = run_training(
                 model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, labels_expected=prepared.labels
             )
@@ -225,12 +257,16 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         planned.tokenizer.save_pretrained(str(run.adapter))
         run.seal_adapter()
         log.append(_choice(outcome, bool(validation)))
+        for note in learn(planned.memory, machine, steps):
+            log.append({"event": "note", "message": note})
+        tell_peak(log.append, "train", machine)
         log.append({"event": "measuring"})
         measuring = True
         _measure(model, run, planned, log)
+        tell_peak(log.append, "evaluate", machine)
         log.append({
             "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,
-            "stopped": outcome.stopped, "peak_bytes": peak_bytes(machine.device),
+            "stopped": outcome.stopped,
         })  # fmt: skip
     except Interrupted:
         write_report(run.path)
@@ -243,15 +279,22 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         seen = f"out of memory on {machine.name}: {str(error).split(chr(10))[0]}"
         log.append({"event": "failed", "message": seen})
         write_report(run.path)
+        learn(planned.memory, machine, steps, ran_out=not measuring)
         if measuring:
             raise MachineError(seen, hint=f"training is done and kept; halfbyte evaluate {run.path} evaluate.batch_size=1 measures it") from error
-        less = "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
-        raise MachineError(seen, hint=f"{less}; then halfbyte train again, or --resume where a checkpoint was saved") from error
+        raise MachineError(seen, hint=f"{_less(machine)}; then halfbyte train again, or --resume where a checkpoint was saved") from error
     except Exception as error:
         log.append({"event": "failed", "message": str(error)})
         write_report(run.path)
         raise
     write_report(run.path)
+
+
+def _less(machine: Machine) -> str:
+    """What takes less memory. On a GPU the next plan has learned from this run; a budget leaves room for what else needs the GPU."""
+    if machine.device == "cuda":
+        return f"lower data.max_length, or leave room: memory_budget={0.9 * machine.memory_bytes / 1e9:.0f}GB"
+    return "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
 
 
 def _choice(outcome: Outcome, validated: bool) -> Event:
@@ -270,7 +313,8 @@ def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) 
         log.append({"event": "test_opened", "times": opened + 1})
     subject = Subject(
         model, tokenizer, answer_marks(tokenizer, prepared.template, planned.base), DTYPES[planned.plan.precision], prepared, recipe.evaluate,
-        _rows_at_a_time(planned), planned.base.context, planned.prompts, lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
+        planned.plan.computing.evaluate_rows, planned.base.context, planned.prompts,
+        lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
     )  # fmt: skip
     events: list[Event] = []
     found = measure(subject, events.append)
@@ -281,12 +325,6 @@ def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) 
     main = primary(prepared.section, found)
     for measured, comparison in zip(found.measured, found.comparisons(recipe.seed), strict=True):
         log.append({"event": "comparison", "group": measured.group, **comparison.as_json(), "primary": measured is main})
-
-
-def _rows_at_a_time(planned: Planned) -> int:
-    """More than what trains, for nothing is kept for a backward pass; the memory of a computer holds more still."""
-    train_rows = planned.recipe.train.batch_size
-    return planned.recipe.evaluate.batch_size or (max(train_rows, ROWS_ON_CPU) if planned.machine.device == "cpu" else 2 * train_rows)
 
 
 def _fitting_prompts(recipe: Recipe, prompts: list[str], template: Template, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
@@ -319,7 +357,8 @@ def _absolute(path: str) -> str:
 
 def _write_plan(run: RunFolder, planned: Planned) -> None:
     settled = {
-        "halfbyte": __version__, **planned.plan.as_json(), "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
+        "halfbyte": __version__, **planned.plan.as_json(), **memory_as_json(planned.memory),
+        "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
         "quant": planned.recipe.quant.model_dump(), "template": planned.prepared.template.as_json(),
         "base_fingerprint": planned.base.fingerprint, "ledger": planned.prepared.ledger, "rows_sha256": planned.prepared.fingerprint,
         "licence": planned.recipe.data.licence,

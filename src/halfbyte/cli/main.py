@@ -154,15 +154,30 @@ def show(
 
 
 @app.command()
-def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Show what a recipe would run, and why; loads no weights."""
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="MEMORY|NAME", help='Memory and time on a GPU that need not be here: 24GB, "RTX 4090".')] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show what a recipe would run, and why; loads no weights. With --gpu at once, without the data: from the base's config.json alone."""
+    if gpu is not None:
+        from halfbyte.cli.plans import plan_for_gpu
+
+        plan_for_gpu(recipe, overrides, gpu, json, Screen().console)
+        return
     from halfbyte.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)  # before torch is imported: a slip in a recipe is told at once
     from halfbyte import api
+    from halfbyte.cli.plans import forecast_as_json
 
     with Screen() as screen:
-        screen.show_plan(api.plan(loaded, screen.on_event))
+        planned = api.plan(loaded, None if json else screen.on_event)
+        if json:
+            print_json({**planned.plan.as_json(), "forecast": forecast_as_json(planned.forecast, planned.recipe) if planned.forecast else None})
+        else:
+            screen.show_plan(planned, weighed=True)
 
 
 @app.command()

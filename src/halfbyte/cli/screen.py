@@ -17,6 +17,7 @@ from rich.text import Text
 
 from halfbyte.errors import Interrupted
 from halfbyte.runs.folder import read_report
+from halfbyte.runs.foreseen import told_of_memory, told_of_time
 from halfbyte.runs.words import figure
 
 Event = dict[str, Any]
@@ -63,8 +64,14 @@ class Screen:
         self.show_plan(planned)
         self.print(f"Run folder: [bold]{escape(str(run.path))}[/]\n")
 
-    def show_plan(self, planned: Any) -> None:
+    def show_plan(self, planned: Any, weighed: bool = False) -> None:
+        """`weighed`: with every way of computing a step that memory and time chose among."""
         self._show_decisions(f"Plan of {planned.recipe.name}", planned.plan.decisions, planned.plan.notes)
+        if weighed and planned.forecast is not None:
+            from halfbyte.cli.plans import show_forecast
+
+            self.print()
+            show_forecast(self.console, planned.forecast)
         self.show_ledger(planned.prepared.ledger)
 
     def show_prepared(self, prepared: Any) -> None:
@@ -204,6 +211,7 @@ class Screen:
             self.print()
             self._show_comparisons(result["comparisons"])
             self._tell_training(result["training"])
+            self._tell_foreseen(result)
         else:
             self.print("No held-out rows: nothing tells whether this helped. Raise data.test_share, or see the notes of the plan.", style="yellow")
         for shown in result["generations"][:1]:
@@ -230,6 +238,12 @@ class Screen:
         if best is not None and steps and best < steps:
             took += f"; the adapter is that of step {best}, the best by validation loss: more steps did not help"
         self.print(took, highlight=False)
+
+    def _tell_foreseen(self, result: dict[str, Any]) -> None:
+        """Where the plan had predicted something. Reports of early versions have no time."""
+        told = {"memory": told_of_memory(result["memory"]), "a step": told_of_time(result["time"]) if "time" in result else ""}
+        if any(told.values()):
+            self.print("; ".join(f"{name}: {words}" for name, words in told.items() if words), highlight=False)
 
     def _step(self, event: Event) -> None:
         rate = event["tokens_per_second"]

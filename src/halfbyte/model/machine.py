@@ -10,6 +10,9 @@ import torch
 from halfbyte.errors import MachineError
 from halfbyte.recipe.plan import Machine
 
+# Its context as CUDA makes it, of what lies outside PyTorch's memory (650 MB on an H200), and the most that is taken for ours.
+CONTEXT_BYTES, MOST_DRIVER_BYTES = 650_000_000, 1_500_000_000
+
 
 def look_at_machine() -> Machine:
     """Uses the first GPU that PyTorch sees, otherwise the CPU."""
@@ -17,6 +20,10 @@ def look_at_machine() -> Machine:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         capability = (properties.major, properties.minor)
+        if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+            # Segments that grow leave fewer holes, and what they reserve can be told beforehand (budget/allocator.py). The variable would
+            # have to be set before torch is imported; this is what torch.cuda.memory's own setter calls.
+            torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
         return Machine("cuda", properties.name, cores, capability, properties.total_memory)
     return Machine("cpu", f"CPU, {cores} cores", cores, None, memory_limit_bytes())
 
@@ -29,10 +36,31 @@ def memory_limit_bytes() -> int:
     return min(pages * page, int(inside)) if inside.isdigit() else pages * page
 
 
-def peak_bytes(device: str) -> int:
-    """Highest memory so far: of PyTorch's allocations on a GPU, of the whole process (resident) on CPU."""
+def free_bytes() -> int:
+    """Of the GPU: what a run of this process could take in all, what it holds already and its CUDA context included."""
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    return free + reserved + min(CONTEXT_BYTES, total - free - reserved)
+
+
+def driver_bytes() -> int:
+    """GPU memory outside PyTorch's: context, kernels, libraries. What other programs take cannot be told apart; MOST_DRIVER_BYTES are counted at most."""
+    free, total = torch.cuda.mem_get_info()
+    return min(MOST_DRIVER_BYTES, total - free - torch.cuda.memory_reserved())
+
+
+def begin_phase(device: str) -> None:
+    """What the phase before left unused is given back, and the peak begins anew."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes(device: str) -> int:
+    """Highest memory: of this phase, PyTorch's reserved memory and the driver's part on a GPU; of the whole process so far (resident) on CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved() + driver_bytes()
     import resource  # Unix only, as is memory_limit_bytes
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes

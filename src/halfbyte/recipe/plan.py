@@ -6,6 +6,9 @@ from typing import Any
 
 from halfbyte.recipe.schema import Train
 
+# Of held-out rows, where a GPU's memory is not the limit.
+ROWS_ON_CPU = 64
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -31,12 +34,43 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a decoder layer's frozen weights lie and what becomes of its activations."""
+
+    weights: str = "4bit"
+    """`4bit`: on the GPU as quantised; `16bit`: dequantised once and kept there; `cpu`: in the computer's memory, copied when the layer runs."""
+    activations: str = "kept"
+    """`kept` for the backward pass; `recomputed` there from the layer's input; `cpu`: recomputed, and the input waits in the computer's memory."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a step is computed in the memory that there is; it changes no number beyond rounding. Chosen by budget/, on a CPU as the recipe has it."""
+
+    micro_batch_size: int
+    """Rows computed at a time."""
+    gradient_accumulation_steps: int
+    """How often in one optimizer step. The product is that of the recipe."""
+    layers: tuple[Placement, ...] = ()
+    """One for each decoder layer; none leaves the model as it is loaded."""
+    evaluate_rows: int = 1
+    """Rows or prompts computed at a time where nothing is trained."""
+    load_on_cpu: bool = False
+    """The base is larger than what it may take of the GPU while it is loaded."""
+    limit_bytes: int | None = None
+    """What PyTorch may take of the GPU, where the recipe has a budget."""
+    predicted_bytes: int | None = None
+    """Highest memory of the run."""
+    predicted_step_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Settled values that the stages take, and the decisions behind them."""
 
     precision: str
     optimizer: str
-    gradient_checkpointing: bool
+    computing: Computing
     total_steps: int
     steps_per_epoch: int
     warmup_steps: int
@@ -63,29 +97,47 @@ def choose_precision(asked: str, machine: Machine) -> Decision:
     return Decision("precision", "float16", f"{chip} has no bfloat16: float16 with loss scaling, adapters in float32")
 
 
-def choose_optimizer(asked: str, machine: Machine) -> Decision:
-    """Paged optimizer state moves to the computer's memory when the GPU's runs out; it exists on GPUs only."""
+def choose_optimizer(asked: str, machine: Machine, pages: bool = False) -> Decision:
+    """Paged optimizer state moves to the computer's memory when the GPU's runs out; it exists on GPUs only. `pages`: only so does the run fit."""
     if machine.device == "cpu" and asked in ("auto", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit"):
-        reason = "no GPU, so nothing to page" if asked == "auto" else f"{asked} of bitsandbytes needs a GPU"
+        reason = "float32 state, torch's own" if asked == "auto" else f"{asked} of bitsandbytes needs a GPU"
         return Decision("optimizer", "adamw_torch", reason)
+    if asked == "auto" and pages:
+        return Decision("optimizer", "paged_adamw_32bit", "its state moves out of GPU memory, which is too small for it")
     if asked == "auto":
-        return Decision("optimizer", "paged_adamw_32bit", "its state moves out of GPU memory when that runs short")
+        return Decision("optimizer", "adamw_torch", "float32 state in one fused kernel; it fits")
     return Decision("optimizer", asked, "the recipe asks for it")
 
 
-def choose_checkpointing(asked: bool | None, machine: Machine) -> Decision:
-    if asked is not None:
-        return Decision("gradient checkpointing", "on" if asked else "off", "the recipe asks for it")
-    if machine.device == "cpu":
-        return Decision("gradient checkpointing", "off", "memory is not short on this device, and recomputing costs a third more time")
-    return Decision("gradient checkpointing", "on", "activations are recomputed, which saves most of their GPU memory")
+def as_asked(train: Train, evaluate_rows: int | None, layers: int) -> Computing:
+    """Without a GPU: rows as the recipe has them, and recomputation only where it asks, for memory is not short and recomputing costs a third more time."""
+    activations = "recomputed" if train.gradient_checkpointing else "kept"
+    rows = evaluate_rows or max(train.batch_size, ROWS_ON_CPU)
+    return Computing(train.batch_size, train.gradient_accumulation_steps, (Placement(activations=activations),) * layers, rows)
+
+
+def tell_computing(computing: Computing) -> Decision:
+    """Rows at a time, and what becomes of the layers."""
+    rows, times = computing.micro_batch_size, computing.gradient_accumulation_steps
+    layers = computing.layers
+    count = sum(layer.activations != "kept" for layer in layers)
+    recomputed = "no layer" if not count else "every layer" if count == len(layers) else f"{count} of {len(layers)} layers"
+    parts = [f"{rows} row{'s' * (rows != 1)} at a time, {times} time{'s' * (times != 1)} a step", f"{recomputed} recomputed"]
+    if away := sum(layer.weights == "cpu" for layer in layers):
+        parts.append(f"weights of {away} layers in the computer's memory")
+    if sixteen := sum(layer.weights == "16bit" for layer in layers):
+        parts.append(f"weights of {sixteen} layers kept in 16 bits")
+    if computing.predicted_bytes is None:
+        return Decision("memory", ", ".join(parts), "as the recipe has it: memory is not short on this device")
+    seconds = f", {computing.predicted_step_seconds:.2g} s a step" if computing.predicted_step_seconds else ""
+    return Decision("memory", ", ".join(parts), f"{computing.predicted_bytes / 1e9:.1f} GB predicted{seconds}: the fastest way that fits")
 
 
 def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:
     """Optimizer steps in all and in one epoch; the last, smaller step of an epoch counts as one."""
     rows_per_step = train.batch_size * train.gradient_accumulation_steps
     per_epoch = math.ceil(train_rows / rows_per_step)
-    shape = f"{train_rows} rows, {train.batch_size} x {train.gradient_accumulation_steps} a step, {per_epoch} step{'s' * (per_epoch != 1)} an epoch"
+    shape = f"{train_rows} rows, {rows_per_step} a step, {per_epoch} step{'s' * (per_epoch != 1)} an epoch"
     if train.max_steps is not None:
         return Decision("steps", str(train.max_steps), f"max_steps of the recipe ({shape})"), train.max_steps, per_epoch
     total = max(1, _up(per_epoch * train.num_epochs))
@@ -97,11 +149,13 @@ def _up(steps: float) -> int:
     return math.ceil(round(steps, 6))
 
 
-def make_plan(train: Train, machine: Machine, train_rows: int, has_validation: bool, decisions: list[Decision], notes: list[str]) -> Plan:
-    """Settles what the recipe leaves open. `decisions` are those of the data and the model, in order."""
+def make_plan(
+    train: Train, machine: Machine, train_rows: int, has_validation: bool, decisions: list[Decision], notes: list[str], computing: Computing,
+    pages: bool = False,
+) -> Plan:  # fmt: skip
+    """Settles what the recipe leaves open. `decisions` are those of the data and the model, in order; `computing` that of the memory."""
     precision = choose_precision(train.precision, machine)
-    optimizer = choose_optimizer(train.optimizer, machine)
-    checkpointing = choose_checkpointing(train.gradient_checkpointing, machine)
+    optimizer = choose_optimizer(train.optimizer, machine, pages)
     steps, total, per_epoch = choose_steps(train, train_rows)
     asked_warmup = train.warmup_steps
     warmup = int(asked_warmup) if asked_warmup >= 1 else _up(asked_warmup * total)
@@ -116,7 +170,7 @@ def make_plan(train: Train, machine: Machine, train_rows: int, has_validation: b
     )  # fmt: skip
     rate = Decision("learning rate", f"{train.learning_rate:g}", f"{train.schedule} after {warmup} warm-up steps")
     return Plan(
-        precision=precision.value, optimizer=optimizer.value, gradient_checkpointing=checkpointing.value == "on",
+        precision=precision.value, optimizer=optimizer.value, computing=computing,
         total_steps=total, steps_per_epoch=per_epoch, warmup_steps=warmup, eval_steps=every,
-        decisions=[*decisions, precision, optimizer, checkpointing, steps, rate, validation], notes=notes,
+        decisions=[*decisions, precision, optimizer, tell_computing(computing), steps, rate, validation], notes=notes,
     )  # fmt: skip

@@ -4,6 +4,7 @@ Each field's docstring feeds `halfbyte recipe --explain`, the docs and later the
 that users of PEFT, transformers and TRL know; other spellings are translated in load.py.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -25,6 +26,13 @@ def not_a_switch(value: Any) -> Any:
 def not_empty(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty: write a few words, or take it out")
+    return text
+
+
+def an_amount(text: str) -> str:
+    """Of memory, with its unit."""
+    if not re.fullmatch(r"\s*\d+(\.\d+)?\s*([kmgt]i?)?b\s*", text, re.IGNORECASE):
+        raise ValueError(f"{text!r} is no amount of memory: write it with its unit, such as 24GB or 16GiB")
     return text
 
 
@@ -272,11 +280,12 @@ class Train(Section):
     max_steps: Annotated[Whole, Field(ge=1)] | None = None
     """Stop after this many optimizer steps."""
     batch_size: Annotated[Whole, Field(ge=1)] = 4
-    """Rows computed at a time."""
+    """Rows computed at a time. On a GPU the plan splits the rows of a step (batch_size x gradient_accumulation_steps) as memory
+    allows: the step is the same."""
     gradient_accumulation_steps: Annotated[Whole, Field(ge=1)] = 1
     """Batches in one optimizer step."""
     optimizer: Literal["auto", "adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit"] = "auto"
-    """`auto`: paged AdamW where there is a GPU, torch's AdamW elsewhere."""
+    """`auto`: torch's AdamW; paged AdamW on a GPU too small for its state."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.0
     """Decoupled weight decay of AdamW."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -286,7 +295,8 @@ class Train(Section):
     max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm when they are larger."""
     gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass: less memory, a third more time. Decided by the device when not given."""
+    """Recompute the activations of every layer (true) or of none (false) in the backward pass; when not given, of as many layers as
+    memory demands: each costs its share of a third more time."""
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the computation. Adapters and their optimizer state are float32 in every case."""
     eval_steps: Annotated[Whole, Field(ge=1)] | None = None
@@ -339,6 +349,9 @@ class Recipe(Section):
     """The model to start from: `embedded` (ships with halfbyte), a folder, or a hub name, `owner/name@revision`."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
     """Seed of adapter, order and dropout: the same seed on the same machine gives the same run."""
+    memory_budget: Annotated[str, AfterValidator(an_amount)] | None = None
+    """GPU memory that the run may take, driver included, such as 24GB; what is free when not given. The plan chooses how the step is
+    computed so that it fits, and the run is held to it."""
     data: Annotated[SomeData, Field(discriminator="kind")]
     quant: Annotated[NF4 | FP4 | NoQuant, Field(discriminator="kind")] = NF4()
     adapter: Adapter = Adapter()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from halfbyte.runs.words import chance, count, counted, fixed, number, percent, rows_of, size
+from halfbyte.runs.words import chance, count, counted, fixed, number, percent, rows_of
 
 Rows = list[list[str]]
 
@@ -28,13 +28,6 @@ def told_of_choice(report: dict[str, Any]) -> list[str]:
         rest = "." if times <= 1 else ": what is changed after the first time is fitted to the test."
         sentences.append(f"The test part was opened {'once' if times == 1 else f'{times:,.0f} times'}{rest}")
     return sentences
-
-
-def told_of_memory(memory: dict[str, Any]) -> str:
-    predicted, measured = memory["predicted_bytes"], memory["measured_bytes"]
-    if not predicted or not measured:
-        return ""
-    return f"{size(predicted)} was predicted, {size(measured)} measured ({fixed(100 * (measured / predicted - 1), 1, sign=True)} %)"
 
 
 def told_of_replies(replies: dict[str, Any]) -> list[str]:

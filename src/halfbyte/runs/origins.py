@@ -4,7 +4,7 @@ import re
 import shlex
 from typing import Any
 
-from halfbyte.runs.findings import told_of_memory
+from halfbyte.runs.foreseen import seconds, told_of_memory, told_of_time
 from halfbyte.runs.words import DASH, count, duration, fields_of, number, percent, rows_of, size
 
 Rows = list[list[str]]
@@ -41,6 +41,7 @@ def work(report: dict[str, Any]) -> list[tuple[str, Any]]:
         ("tokens in training", count(training["tokens"] or None)),
         ("tokens a second (median)", count(training["tokens_per_second"])),
         ("peak memory", told_of_memory(report["memory"]) or size(training["peak_bytes"])),
+        ("seconds a step (median)", told_of_time(report["time"]) or seconds(report["time"]["measured_step_seconds"])),
         ("parameters", count(parameters)),
         ("trained", count(trained) + share),
         ("in 4 bits", f"{percent(model['share_4bit'], 0)} of the decoder’s projections" if model.get("share_4bit") is not None else None),

@@ -18,6 +18,7 @@ from halfbyte.runs.findings import (
     told_of_replies,
     told_of_structure,
 )
+from halfbyte.runs.foreseen import bars
 from halfbyte.runs.markup import facts, folded, paragraph, section, shown, table
 from halfbyte.runs.origins import bins, decisions, environment, long_facts, next_commands, split, told_of_data, work
 from halfbyte.runs.style import CSS
@@ -41,6 +42,7 @@ def page(report: dict[str, Any], folder: str) -> str:
         section("Classes", class_parts(report)),
         section("Structure", *structure(report["structure"] or {})),
         section("Training", charts(report)),
+        section("Predicted", bars(report)),
         section("Data", ledger(report["data"])),
         section("Plan", table(["decision", "value", "reason"], decisions(report), "wide")),
         section("Notes", f"<ul>{notes}</ul>" if notes else ""),

@@ -18,12 +18,14 @@ from halfbyte.runs.markdown import markdown
 from halfbyte.runs.page import page
 from halfbyte.runs.settle import Log, is_whole, settle
 from halfbyte.runs.verdict import in_order, judge
-from halfbyte.runs.words import number
+from halfbyte.runs.words import fields_of, number, rows_of
 
 MODEL_KEYS = ("parameters", "trainable", "share_4bit", "weight_bytes", "adapter", "reason")
 GENERATION_KEYS = ("prompt", "reference", "base", "tuned", "base_ended", "tuned_ended")
 CURVES = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "peak_bytes")
 ANSWERS = "evaluation/answers.jsonl"
+MEASURED_AS = {"train": "step"}
+"""Phases that the plan calls otherwise than the events do."""
 
 
 def write_report(run: Path) -> dict[str, Any]:
@@ -147,7 +149,8 @@ def summarise(log: Log, plan: dict[str, Any], folder: str) -> dict[str, Any]:
             "tokens_per_second": statistics.median(of_steps("tokens_per_second") or [0]) or None,
             "peak_bytes": peak,
         },
-        "memory": {"predicted_bytes": number(plan.get("predicted_bytes")), "measured_bytes": number(peak)},
+        "memory": memory_of(log, plan, peak),
+        "time": {"predicted_step_seconds": number(plan.get("predicted_step_seconds")), "measured_step_seconds": step_seconds(steps)},
         "evaluation": evaluation,
         "validation": [{"step": row["step"], "loss": number(row.get("loss")), "tokens": row.get("tokens"), "best": row.get("best")} for row in validation],
         "curves": curves(steps),
@@ -157,6 +160,27 @@ def summarise(log: Log, plan: dict[str, Any], folder: str) -> dict[str, Any]:
         "hashes": {"base": plan.get("base_fingerprint"), "rows": plan.get("rows_sha256"), "labels": labels.get("sha256")},
         "labels_as_previewed": labels.get("same_as_preview"),
     }
+
+
+def memory_of(log: Log, plan: dict[str, Any], peak: Any) -> dict[str, Any]:
+    """The budget, predicted and measured, of the run and of each phase that the plan names. `peak`: what the whole run is known to have taken at most."""
+    measured = {MEASURED_AS.get(phase, phase): number(row.get("peak_bytes")) for phase, row in log.rows["memory"].items()}
+    planned = fields_of(plan.get("memory"))
+    phases = [
+        {"name": str(phase.get("name")), "predicted_bytes": number(phase.get("peak_bytes")), "measured_bytes": measured.get(str(phase.get("name")))}
+        for phase in rows_of(planned.get("phases"))
+    ]
+    known = [taken for taken in (number(peak), *measured.values()) if taken is not None]
+    return {
+        "budget_bytes": number(planned.get("budget_bytes")), "predicted_bytes": number(plan.get("predicted_bytes")),
+        "measured_bytes": max(known, default=None), "phases": phases,
+    }  # fmt: skip
+
+
+def step_seconds(steps: list[Event]) -> float | None:
+    """The median. A step event tells its rate, and of seconds those since the run began."""
+    known = [(number(row.get("tokens")), number(row.get("tokens_per_second"))) for row in steps]
+    return statistics.median([tokens / rate for tokens, rate in known if tokens and rate] or [0]) or None
 
 
 def without_stamp(event: Event | None) -> Event | None:

@@ -75,9 +75,8 @@ def run_training(
     dtype = DTYPES[plan.precision]
     optimizer = make_optimizer(plan.optimizer, model.parameters(), section.learning_rate, section.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    if plan.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(seed)  # dropout
+    at_a_time = plan.computing.micro_batch_size
     progress = Progress()
     if resume_from is not None:
         progress = _restore(load_checkpoint(resume_from), model, optimizer, scaler)
@@ -113,7 +112,7 @@ def run_training(
     began = time.monotonic() - progress.seconds
     while progress.step < plan.total_steps and not given_up():
         epoch, done = divmod(progress.step, plan.steps_per_epoch)
-        for batches in epoch_steps(rows, section.batch_size, section.gradient_accumulation_steps, pad_id, seed, epoch, done):
+        for batches in epoch_steps(rows, at_a_time, plan.computing.gradient_accumulation_steps, pad_id, seed, epoch, done):
             step = progress.step + 1
             if not isolated and any(batch.positions is not None for batch in batches):
                 check_isolation(model, dtype)

@@ -13,7 +13,8 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], learning_rate:
     """AdamW with torch's default betas and epsilon. The paged and 8-bit kinds are bitsandbytes' and need a GPU."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if name == "adamw_torch":
-        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+        # Fused: one kernel, and no temporary copy of the adapter; only on a GPU, where it gives the same numbers to rounding.
+        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=bool(trained) and trained[0].is_cuda)
     try:
         from bitsandbytes import optim
     except (ImportError, OSError, RuntimeError) as error:

@@ -159,4 +159,4 @@ def test_overrides_stand_behind_the_file(tmp_path, recipe):
     steps = next(line for line in done.stdout.split("\n") if line.startswith("steps"))
     assert steps.split()[1] == "7"
     assert "max_steps of the recipe" in steps
-    assert "2 x 1 a step" in steps
+    assert "20 rows, 2 a step" in steps

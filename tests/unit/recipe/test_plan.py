@@ -2,7 +2,18 @@
 
 import pytest
 
-from halfbyte.recipe.plan import Decision, Machine, choose_checkpointing, choose_optimizer, choose_precision, choose_steps, make_plan
+from halfbyte.recipe.plan import (
+    Computing,
+    Decision,
+    Machine,
+    Placement,
+    as_asked,
+    choose_optimizer,
+    choose_precision,
+    choose_steps,
+    make_plan,
+    tell_computing,
+)
 from halfbyte.recipe.schema import Train
 
 CPU = Machine("cpu", "CPU, 2 cores", 2, None, 8_000_000_000)
@@ -12,7 +23,7 @@ H100 = Machine("cuda", "H100", 8, (9, 0), 80_000_000_000)
 
 
 def plan_of(rows: int = 10, machine: Machine = CPU, has_validation: bool = True, **train):
-    return make_plan(Train(**train), machine, rows, has_validation, [], [])
+    return make_plan(Train(**train), machine, rows, has_validation, [], [], as_asked(Train(**train), None, 2))
 
 
 def test_precision_follows_the_chip():
@@ -43,13 +54,27 @@ def test_an_optimizer_that_needs_a_gpu_is_replaced_on_cpu_and_told(asked):
 
 def test_the_optimizer_follows_the_device():
     assert choose_optimizer("auto", CPU).value == "adamw_torch"
-    assert choose_optimizer("auto", T4).value == "paged_adamw_32bit"
+    assert choose_optimizer("auto", T4).value == "adamw_torch"
+    assert choose_optimizer("auto", T4, pages=True).value == "paged_adamw_32bit"
+    assert choose_optimizer("auto", CPU, pages=True).value == "adamw_torch"
     assert choose_optimizer("adamw_torch", T4).value == choose_optimizer("adamw_torch", CPU).value == "adamw_torch"
 
 
-def test_activations_are_recomputed_where_memory_is_short():
-    assert [choose_checkpointing(None, machine).value for machine in (CPU, T4)] == ["off", "on"]
-    assert [choose_checkpointing(asked, machine).value for asked in (True, False) for machine in (CPU, T4)] == ["on", "on", "off", "off"]
+def test_without_a_gpu_rows_and_recomputation_are_those_of_the_recipe():
+    asked = as_asked(Train(batch_size=3, gradient_accumulation_steps=2, gradient_checkpointing=True), None, 2)
+    assert (asked.micro_batch_size, asked.gradient_accumulation_steps, asked.evaluate_rows) == (3, 2, 64)
+    assert asked.layers == (Placement(activations="recomputed"),) * 2
+    assert as_asked(Train(), 5, 2) == Computing(4, 1, (Placement(),) * 2, 5)
+
+
+def test_the_way_of_computing_is_told_in_words():
+    layers = (Placement("cpu", "cpu"), Placement("16bit", "recomputed"), Placement(), Placement())
+    told = tell_computing(Computing(1, 4, layers, predicted_bytes=7_940_000_000, predicted_step_seconds=0.96))
+    assert told.value == (
+        "1 row at a time, 4 times a step, 2 of 4 layers recomputed, weights of 1 layers in the computer's memory, weights of 1 layers kept in 16 bits"
+    )
+    assert told.reason == "7.9 GB predicted, 0.96 s a step: the fastest way that fits"
+    assert tell_computing(Computing(4, 1)).value == "4 rows at a time, 1 time a step, no layer recomputed"
 
 
 @pytest.mark.parametrize(("rows", "batch_size", "accumulation", "epochs", "total", "per_epoch"), [
@@ -67,7 +92,7 @@ def test_steps(rows, batch_size, accumulation, epochs, total, per_epoch):
     assert (steps, epoch) == (total, per_epoch)
     assert decision.value == str(total)
     steps_an_epoch = f"{per_epoch} step{'s' * (per_epoch > 1)} an epoch"
-    assert f"{epochs:g} epochs ({rows} rows, {batch_size} x {accumulation} a step, {steps_an_epoch})" in decision.reason
+    assert f"{epochs:g} epochs ({rows} rows, {batch_size * accumulation} a step, {steps_an_epoch})" in decision.reason
 
 
 def test_max_steps_wins_over_epochs():
@@ -105,10 +130,10 @@ def test_a_run_without_validation_rows_says_so(has_validation, value, reason):
 
 def test_a_plan_holds_what_it_was_handed_and_goes_into_json():
     first = Decision("data", "text", "because")
-    plan = make_plan(Train(learning_rate=1e-3, schedule="linear"), T4, 17, True, [first], ["a note"])
+    plan = make_plan(Train(learning_rate=1e-3, schedule="linear"), T4, 17, True, [first], ["a note"], Computing(4, 1))
     assert plan.decisions[0] == first
     assert plan.notes == ["a note"]
-    assert [decision.name for decision in plan.decisions[1:]] == ["precision", "optimizer", "gradient checkpointing", "steps", "learning rate", "validation"]
-    assert (plan.precision, plan.optimizer, plan.gradient_checkpointing) == ("float16", "paged_adamw_32bit", True)
+    assert [decision.name for decision in plan.decisions[1:]] == ["precision", "optimizer", "memory", "steps", "learning rate", "validation"]
+    assert (plan.precision, plan.optimizer, plan.computing) == ("float16", "adamw_torch", Computing(4, 1))
     assert plan.as_json()["decisions"][0] == {"name": "data", "value": "text", "reason": "because"}
     assert all(decision.reason for decision in plan.decisions)

@@ -1,0 +1,179 @@
+"""Where the memory plan meets the run: what there is, how the step is computed in it, the base put into place, and what the run took."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from halfbyte.budget.forecast import Forecast, Target, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
+from halfbyte.budget.history import calibrated, recall, remember, taken_by
+from halfbyte.budget.phases import loads_on_gpu
+from halfbyte.budget.predict import training_peak
+from halfbyte.budget.rates import effort_of, step_seconds
+from halfbyte.budget.shape import read_shape
+from halfbyte.data.batches import row_lengths
+from halfbyte.data.prepare import Prepared
+from halfbyte.errors import ModelError
+from halfbyte.model.adapter import add_adapter, load_adapter
+from halfbyte.model.base import Base
+from halfbyte.model.load import Loaded, load_base
+from halfbyte.model.machine import begin_phase, driver_bytes, free_bytes, peak_bytes, torch_device
+from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
+from halfbyte.model.precision import DTYPES
+from halfbyte.recipe.plan import Computing, Decision, Machine, Plan, as_asked
+from halfbyte.recipe.schema import Recipe
+from halfbyte.runs.events import Event
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+SETTLED_AFTER = 3
+"""Steps: the first ones make kernels and the optimizer's state."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How the run is computed. `forecast` is None on a CPU, and for a base whose config says too little."""
+
+    computing: Computing
+    forecast: Forecast | None
+    notes: list[str]
+    pages: bool = False
+
+
+def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared) -> Memory:
+    """Raises MachineError, with the cheapest change that helps, where nothing fits into the GPU."""
+    longest, mean = _lengths(prepared)
+    if machine.device == "cpu":
+        return Memory(*_on_cpu(recipe, base, longest))
+    packed = recipe.data.packing != "none"
+    try:
+        read_shape(base.config, base.name)
+    except ModelError as error:
+        computing = as_asked(recipe.train, recipe.evaluate.batch_size or 2 * recipe.train.batch_size, 0)
+        return Memory(computing, None, [f"memory is not planned: {error.message}"])
+    target, notes = _target_here(recipe, machine, str(base.config.get("model_type")))
+    forecast = make_forecast(recipe, base.config, target, longest, packed)
+    choice = forecast.choice
+    if choice is None:
+        raise refuse(forecast, recipe)
+    usual = replace(choice.work, tokens=mean)
+    peak = training_peak(usual)
+    seconds = step_seconds(effort_of(usual, peak.launches, peak.written_bytes), target.rates) * target.time_factor
+    computing = Computing(
+        choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows,
+        load_on_cpu=not loads_on_gpu(choice.work, target.budget_bytes, target.driver_bytes),
+        limit_bytes=forecast.target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
+        predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds,
+    )  # fmt: skip
+    pages = recipe.train.optimizer == "auto" and choice.work.optimizer.startswith("paged")
+    return Memory(computing, forecast, [*notes, *forecast.notes], pages)
+
+
+def _lengths(prepared: Prepared) -> tuple[int, int]:
+    """Tokens of the longest row of all, and of a usual training row."""
+    lengths = [row_lengths(rows) for rows in (prepared.train, prepared.validation, prepared.test) if len(rows)]
+    return int(max(part.max() for part in lengths)), max(2, round(float(row_lengths(prepared.train).mean())))
+
+
+def _on_cpu(recipe: Recipe, base: Base, longest: int) -> tuple[Computing, None, list[str]]:
+    """Nothing is chosen; what it will take is a rough figure."""
+    try:
+        shape = read_shape(base.config, base.name)
+    except ModelError as error:
+        return as_asked(recipe.train, recipe.evaluate.batch_size, 0), None, [f"memory is not predicted: {error.message}"]
+    computing = as_asked(recipe.train, recipe.evaluate.batch_size, shape.layers)
+    return replace(computing, predicted_bytes=predict_on_cpu(recipe, base.config, computing, longest)), None, []
+
+
+def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target, list[str]]:
+    """This GPU, as far as it is free and the recipe lets it be used, with what earlier runs on it took."""
+    free = free_bytes()
+    asked = read_bytes(recipe.memory_budget) if recipe.memory_budget else free
+    gpu, rates = rates_for(machine.name, machine.memory_bytes)
+    history = recall(machine.name)
+    target = calibrated(Target(machine.name, min(free, asked), rates, f"datasheet of the {gpu.name}"), history, family)
+    less = [f"memory_budget {recipe.memory_budget}: only {free / 1e9:.1f} GB are free now"] if asked > free else []
+    return target, [*history.notes, *less]
+
+
+@contextmanager
+def within_budget(machine: Machine, computing: Computing) -> Iterator[None]:
+    """Inside, PyTorch takes no more than the recipe's budget leaves it."""
+    if computing.limit_bytes is None:
+        yield
+        return
+    with limit_memory(torch_device(machine), computing.limit_bytes):
+        yield
+
+
+def load_for(recipe: Recipe, base: Base, machine: Machine, plan: Plan) -> Loaded:
+    """The base, where it can be loaded, with the layers that the plan keeps in 16 bits."""
+    device = torch.device("cpu") if plan.computing.load_on_cpu else torch_device(machine)
+    begin_phase(machine.device)
+    loaded = load_base(base, recipe.quant, plan.precision, device)
+    if plan.computing.layers:
+        keep_in_16bit(loaded.model, plan.computing.layers, DTYPES[plan.precision])
+    return loaded
+
+
+def adapt_new(loaded: Loaded, recipe: Recipe, machine: Machine, plan: Plan) -> tuple["PeftModel", Decision]:
+    """With a new adapter, every layer in its place."""
+    model, decision = add_adapter(loaded.model, recipe.adapter, recipe.seed)
+    _place(model, machine, plan)
+    return model, decision
+
+
+def adapt_saved(loaded: Loaded, path: str, machine: Machine, plan: Plan) -> "PeftModel":
+    """With the adapter of a run, every layer in its place."""
+    model = load_adapter(loaded.model, path)
+    _place(model, machine, plan)
+    return model.eval()
+
+
+def _place(model: nn.Module, machine: Machine, plan: Plan) -> None:
+    if plan.computing.layers:
+        place_layers(model, plan.computing.layers, torch_device(machine))
+
+
+def tell_peak(log: Callable[[Event], None], phase: str, machine: Machine) -> None:
+    """Logs what the phase took, and begins the next."""
+    log({"event": "memory", "phase": phase, "peak_bytes": peak_bytes(machine.device)})
+    begin_phase(machine.device)
+
+
+def learn(memory: Memory, machine: Machine, steps: list[Event], ran_out: bool = False) -> list[str]:
+    """Keeps what the steps took beside what was predicted, for the next plan on this machine; the notes of whatever could not be kept."""
+    forecast, settled = memory.forecast, steps[SETTLED_AFTER:]
+    if forecast is None or forecast.choice is None or machine.device == "cpu" or not settled:
+        return []
+    choice, driver = forecast.choice, driver_bytes()
+    seconds = statistics.median(event["tokens"] / event["tokens_per_second"] for event in settled)
+    tokens = statistics.median(event["tokens"] for event in settled) / (choice.way.rows * choice.accumulation)
+    measured = max(event["peak_bytes"] for event in steps) - driver
+    return remember(machine.name, taken_by(choice, forecast.target, measured, driver, seconds, tokens, ran_out)).notes
+
+
+def memory_as_json(memory: Memory) -> dict[str, Any]:
+    """What plan.json keeps: what was predicted, what was weighed."""
+    computing, forecast = memory.computing, memory.forecast
+    found: dict[str, Any] = {"predicted_bytes": computing.predicted_bytes, "predicted_step_seconds": computing.predicted_step_seconds}
+    if forecast is None or forecast.choice is None:
+        return found
+
+    def told(choice: Any) -> dict[str, Any]:
+        return {
+            "rows": choice.way.rows, "accumulation": choice.accumulation, "told": choice.told(), "peak_bytes": choice.peak_bytes,
+            "step_seconds": choice.step_seconds,
+        }  # fmt: skip
+
+    target = forecast.target
+    return found | {"memory": {
+        "gpu": target.name, "budget_bytes": target.budget_bytes, "driver_bytes": target.driver_bytes, "rates_from": target.rates_from,
+        "chosen": told(forecast.choice), "considered": [told(choice) for choice in forecast.considered],
+        "phases": [{"name": phase.name, "peak_bytes": phase.peak_bytes, "told": phase.told} for phase in forecast.phases],
+    }}  # fmt: skip

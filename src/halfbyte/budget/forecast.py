@@ -1,0 +1,241 @@
+"""The memory plan of a recipe, from its base's config.json alone: no weights, no data, no GPU, no torch. Read `make_forecast` first."""
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest
+from halfbyte.budget.phases import Phase, looking_bytes, phases_of, rows_that_fit
+from halfbyte.budget.predict import training_peak
+from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, rates_of, typical_gpu
+from halfbyte.budget.shape import Shape, read_shape
+from halfbyte.budget.step import Work
+from halfbyte.errors import MachineError, RecipeError
+from halfbyte.recipe.plan import Computing
+from halfbyte.recipe.schema import Adapter, Recipe
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+SHORTEST = 64
+"""Tokens: rows are not proposed to be shorter than this."""
+OPTIMIZER_BYTES = 4 * 4
+"""Of a whole module that is trained: weight, gradient and two moments, in float32."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The GPU that is planned for."""
+
+    name: str
+    budget_bytes: int
+    """What may be used of its memory, driver included."""
+    rates: Rates
+    rates_from: str
+    """Where the rates come from, in words."""
+    driver_bytes: int = DRIVER_BYTES
+    memory_factor: float = 1.0
+    time_factor: float = 1.0
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.budget_bytes, self.rates, self.driver_bytes, self.memory_factor, self.time_factor)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a recipe asks for, as far as memory and time depend on it."""
+
+    work: Work
+    effective_rows: int
+    checkpointing: bool | None
+    optimizer_is_free: bool
+    evaluate_rows: int | None
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Keys that make a recipe fit, and what it then takes. `keys` is written as on the command line."""
+
+    keys: str
+    peak_bytes: int
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`choice` is None where nothing fits; then `change` is the cheapest change that does, if there is one."""
+
+    target: Target
+    shape: Shape
+    choice: Choice | None
+    considered: list[Choice]
+    phases: list[Phase]
+    evaluate_rows: int
+    change: Change | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def predicted_bytes(self) -> int | None:
+        """Of the whole run: the highest of its phases before merging."""
+        return max((phase.peak_bytes for phase in self.phases if phase.name != "merge"), default=None)
+
+
+def read_bytes(text: str, key: str = "memory_budget") -> int:
+    """`24GB` is 24 x 10^9 bytes, `24GiB` 24 x 2^30. Raises RecipeError."""
+    found = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    if not found or not (amount := float(found[1].replace("_", "")) * UNITS[(found[2] or "").lower()]):
+        raise RecipeError(f"{key}: {text!r} is no amount of memory", hint="write it with its unit: 24GB, 7.5GB or 16GiB")
+    return int(amount)
+
+
+def target_of(words: str) -> Target:
+    """`24GB`, or the name of a GPU such as `RTX 4090`. Raises RecipeError."""
+    if re.match(r"\s*[\d.]+\s*[kmgt]i?b?\s*$", words, re.IGNORECASE):
+        budget = read_bytes(words, "--gpu")
+        gpu = typical_gpu(budget / 1e9)
+        return Target(words.strip(), budget, rates_of(gpu), f"datasheet of the {gpu.name}")
+    gpu_named = known_gpu(words)
+    if gpu_named is None:
+        raise RecipeError(f"--gpu: no GPU is known as {words!r}", hint=f"give its memory, such as 24GB, or one of {', '.join(one.name for one in GPUS)}")
+    return Target(gpu_named.name, int(gpu_named.memory_gb * 1e9), rates_of(gpu_named), f"datasheet of the {gpu_named.name}")
+
+
+def rates_for(name: str, memory_bytes: int) -> tuple[Gpu, Rates]:
+    """Of a GPU that is in this machine."""
+    gpu = known_gpu(name) or typical_gpu(memory_bytes / 1e9)
+    return gpu, rates_of(gpu)
+
+
+def ask(recipe: Recipe, config: dict[str, Any], tokens: int | None = None, packed: bool | None = None) -> Asked:
+    """tokens: the longest row, data.max_length when the data are not known. Raises ModelError."""
+    shape = read_shape(config, recipe.base)
+    saved = config.get("quantization_config")
+    four_bit = bool(saved.get("load_in_4bit")) if saved else recipe.quant.kind != "none"
+    double = bool(saved.get("bnb_4bit_use_double_quant")) if saved else recipe.quant.kind != "none" and recipe.quant.double_quant
+    work = Work(
+        shape, 1, tokens or recipe.data.max_length, (), packed=recipe.data.packing != "none" if packed is None else packed, four_bit=four_bit,
+        double_quant=double, rank=recipe.adapter.r, targets=_targets(recipe.adapter, shape), dropout=recipe.adapter.dropout > 0,
+        optimizer="adamw_torch" if recipe.train.optimizer == "auto" else recipe.train.optimizer,
+    )  # fmt: skip
+    train = recipe.train
+    return Asked(
+        work, train.batch_size * train.gradient_accumulation_steps, train.gradient_checkpointing, train.optimizer == "auto", recipe.evaluate.batch_size,
+        recipe.evaluate.max_new_tokens,
+    )  # fmt: skip
+
+
+def _targets(adapter: Adapter, shape: Shape) -> tuple[str, ...] | None:
+    """By the last word of each name, as peft matches them."""
+    if adapter.target_modules == "all-linear":
+        return None
+    wanted = {name.rsplit(".", 1)[-1] for name in adapter.target_modules}
+    return tuple(linear.name for linear in shape.linears if linear.name in wanted)
+
+
+def make_forecast(recipe: Recipe, config: dict[str, Any], target: Target, tokens: int | None = None, packed: bool | None = None) -> Forecast:
+    """Chooses, prices every phase, and names the cheapest change where nothing fits. Raises ModelError for a config that says too little."""
+    asked = ask(recipe, config, tokens, packed)
+    notes = _notes(recipe, asked.work.shape)
+    target = replace(target, budget_bytes=target.budget_bytes - _whole_modules(recipe.adapter, asked.work.shape))
+    choice, considered = choose(asked, target)
+    if choice is None:
+        return Forecast(target, asked.work.shape, None, considered, [], 1, _cheapest_change(recipe, asked, target), notes)
+    wanted = asked.evaluate_rows or 2 * choice.way.rows
+    rows = rows_that_fit(choice, target.budget_bytes, target.driver_bytes, wanted, asked.new_tokens)
+    phases = phases_of(choice, target.driver_bytes, rows, asked.new_tokens)
+    if rows < wanted and asked.evaluate_rows:
+        notes.append(f"evaluate.batch_size {wanted} does not fit: {rows} at a time")
+    return Forecast(target, asked.work.shape, choice, considered, phases, rows, None, notes)
+
+
+PROCESS_BYTES = 900_000_000
+"""Of a process on a CPU with its libraries, before any model (measured: 0.75 to 0.95 GB)."""
+
+
+def predict_on_cpu(recipe: Recipe, config: dict[str, Any], computing: Computing, tokens: int) -> int:
+    """Rough: resident memory of the process. Activations are float32, twice what is simulated; evaluation computes more rows, of which nothing is kept."""
+    asked = ask(recipe, config, tokens)
+    work = replace(asked.work, rows=computing.micro_batch_size, accumulation=computing.gradient_accumulation_steps, layers=computing.layers)
+    peak = training_peak(work)
+    step = peak.base_bytes + 2 * (peak.allocated_bytes - peak.base_bytes)
+    looking = peak.base_bytes + 2 * (looking_bytes(work, computing.evaluate_rows, tokens) - peak.base_bytes)
+    return PROCESS_BYTES + max(step, looking)
+
+
+def choose(asked: Asked, target: Target) -> tuple[Choice | None, list[Choice]]:
+    """As choose_way; where nothing fits and the optimizer is free, its state is paged too, so that it may leave the GPU."""
+    found = choose_way(asked.work, asked.effective_rows, target.bounds, asked.checkpointing)
+    if found[0] is None and asked.optimizer_is_free:
+        paged = replace(asked.work, optimizer="paged_adamw_32bit")
+        again = choose_way(paged, asked.effective_rows, replace(target.bounds, paged_leaves=True), asked.checkpointing)
+        if again[0] is not None:
+            return again
+    return found
+
+
+def _cheapest_change(recipe: Recipe, asked: Asked, target: Target) -> Change | None:
+    """The first of these that fits: 4 bits, recomputing, both; an 8-bit optimizer, a smaller rank; shorter rows, in 4 bits and recomputed."""
+    ways: list[tuple[str, Asked]] = []
+    lean, beside = asked, ""
+    if not asked.work.four_bit:
+        lean, beside = replace(asked, work=replace(asked.work, four_bit=True, double_quant=True)), "quant.kind=nf4 "
+        ways.append(("quant.kind=nf4", lean))
+    if asked.checkpointing is False:
+        ways.append(("train.gradient_checkpointing=true", replace(asked, checkpointing=True)))
+        lean, beside = replace(lean, checkpointing=True), f"{beside}train.gradient_checkpointing=true "
+        ways += [(beside.strip(), lean)] if not asked.work.four_bit else []
+    if "8bit" not in asked.work.optimizer:
+        ways.append(("train.optimizer=adamw_8bit", replace(asked, work=replace(asked.work, optimizer="adamw_8bit"), optimizer_is_free=False)))
+    if asked.work.rank > 8:
+        ways.append(("adapter.r=8", replace(asked, work=replace(asked.work, rank=8))))
+    for keys, changed in ways:
+        if (best := _change(keys, changed, target)) is not None:
+            return best
+
+    def shorter(rows_of_64: int) -> Asked:
+        return replace(lean, work=replace(lean.work, tokens=rows_of_64 * SHORTEST))
+
+    low, high = 0, asked.work.tokens // SHORTEST
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if smallest(shorter(middle).work, target.bounds).fits else (low, middle - 1)
+    while low:
+        if (best := _change(f"{beside}data.max_length={low * SHORTEST}", shorter(low), target)) is not None:
+            return best
+        low -= 1
+    return None
+
+
+def _change(keys: str, asked: Asked, target: Target) -> Change | None:
+    """What it takes with this change, computed in the leanest way; None where that does not fit either."""
+    if not smallest(asked.work, target.bounds).fits:
+        return None
+    choice, _ = choose(replace(asked, effective_rows=1), target)
+    return Change(keys, choice.peak_bytes, choice.step_seconds * asked.effective_rows) if choice else None
+
+
+def _whole_modules(adapter: Adapter, shape: Shape) -> int:
+    """Embedding or head, trained whole in float32."""
+    return OPTIMIZER_BYTES * shape.vocabulary * shape.width * len(adapter.modules_to_save)
+
+
+def _notes(recipe: Recipe, shape: Shape) -> list[str]:
+    notes = []
+    if not shape.exact:
+        notes.append(f"memory and time of {shape.family} are estimated as if its blocks were Llama's: leave room")
+    if recipe.adapter.kind == "dora":
+        notes.append("DoRA takes more memory and time than the LoRA that is priced here: leave room")
+    if recipe.adapter.modules_to_save:
+        notes.append("modules trained whole are counted with their optimizer state, not operation by operation: leave room")
+    return notes
+
+
+def refuse(forecast: Forecast, recipe: Recipe) -> MachineError:
+    """The one line, and the mend."""
+    smallest = min(forecast.considered, key=lambda choice: choice.peak_bytes)
+    budget = forecast.target.budget_bytes
+    seen = f"{recipe.base} does not fit into {budget / 1e9:.1f} GB ({forecast.target.name}): the smallest way takes {smallest.peak_bytes / 1e9:.1f} GB"
+    if forecast.change is None:
+        return MachineError(seen, hint="no shorter row helps: use a smaller base or a larger GPU")
+    change = forecast.change
+    return MachineError(seen, hint=f"the cheapest change that fits: {change.keys} ({change.peak_bytes / 1e9:.1f} GB, {change.step_seconds:.2g} s a step)")

@@ -1,0 +1,90 @@
+"""What each phase of a run takes at most on the GPU: load, step, evaluate, generate, merge."""
+
+from dataclasses import dataclass, replace
+
+from halfbyte.budget.allocator import Allocator
+from halfbyte.budget.choose import Choice
+from halfbyte.budget.shadow import FLOAT, HALF, Tape
+from halfbyte.budget.step import CUBLAS_WORKSPACE, Work, look, place_adapter, place_base
+
+AT_ONCE = 4
+"""Matrices that transformers reads ahead of quantising while it loads."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """peak_bytes: of the whole GPU, driver included. `told`: what of it depends on."""
+
+    name: str
+    peak_bytes: int
+    told: str
+
+
+def phases_of(choice: Choice, driver_bytes: int, evaluate_rows: int, new_tokens: int) -> list[Phase]:
+    """In the order in which a run meets them."""
+    work = choice.work
+    rows = f"{evaluate_rows} row{'s' * (evaluate_rows != 1)} at a time"
+    return [
+        Phase("load", driver_bytes + load_bytes(work), "weights are read and quantised one matrix after another"),
+        Phase("step", choice.peak_bytes, f"{work.rows} x {work.accumulation} rows of {work.tokens:,} tokens, {choice.told()}"),
+        Phase("evaluate", driver_bytes + looking_bytes(work, evaluate_rows), f"{rows}, nothing kept"),
+        Phase("generate", driver_bytes + generating_bytes(work, evaluate_rows, new_tokens), f"{rows}, a cache for {work.tokens + new_tokens:,} tokens each"),
+        Phase("merge", driver_bytes + merging_bytes(work), "into 16 bits, one matrix after another, written from the computer's memory"),
+    ]  # fmt: skip
+
+
+def load_bytes(work: Work) -> int:
+    """The base as it lies in the end, and the matrices in 16 bits that are quantised meanwhile."""
+    allocator = Allocator()
+    held = place_base(work, allocator)
+    total = allocator.allocated + (AT_ONCE * max(linear.weights for linear in work.shape.linears) * HALF if work.four_bit else 0)
+    for block in held:
+        allocator.free(block)
+    return total
+
+
+def loads_on_gpu(work: Work, budget_bytes: int, driver_bytes: int) -> bool:
+    """Whether the whole base fits while it is loaded; otherwise it is loaded and quantised in the computer's memory, which takes longer."""
+    on_gpu = replace(work, layers=tuple(replace(layer, weights="4bit") for layer in work.layers))
+    return driver_bytes + load_bytes(on_gpu) <= budget_bytes
+
+
+def looking_bytes(work: Work, rows: int, labelled: int | None = None) -> int:
+    """Of evaluation, `rows` at a time; `labelled`: of a row's tokens, all of them when not given."""
+    seen = replace(work, rows=rows)
+    allocator = Allocator()
+    held = [*place_base(seen, allocator), *place_adapter(seen, allocator), *(allocator.malloc(CUBLAS_WORKSPACE) for _ in range(2))]
+    for _ in range(2):
+        look(seen, Tape(allocator), labelled or work.tokens)
+    total = allocator.reserved
+    for block in held:
+        allocator.free(block)
+    return total
+
+
+def generating_bytes(work: Work, rows: int, new_tokens: int) -> int:
+    """Prompts of a row's length are read at once; then keys and values of every layer are kept, and grow by copying one layer's after another."""
+    shape = work.shape
+    cache = 2 * shape.layers * rows * (work.tokens + new_tokens) * shape.key_heads * shape.head_width * HALF
+    scores = rows * shape.vocabulary * (HALF + 2 * FLOAT)
+    ends = shape.vocabulary * shape.width * HALF * (1 if shape.tied else 2)  # embedding and head, without the logits of whole prompts
+    without_ends = looking_bytes(replace(work, shape=replace(shape, vocabulary=1)), rows, 1)
+    return without_ends + ends + cache + cache // shape.layers + scores
+
+
+def merging_bytes(work: Work) -> int:
+    """The base in 4 bits, the adapter, and of the largest matrix the 16-bit weight, its float32 sum and the product of A and B."""
+    allocator = Allocator()
+    held = [*place_base(work, allocator), *place_adapter(work, allocator)]
+    total = allocator.allocated + max(linear.weights for linear in work.shape.linears) * (HALF + 2 * FLOAT)
+    for block in held:
+        allocator.free(block)
+    return total
+
+
+def rows_that_fit(choice: Choice, budget_bytes: int, driver_bytes: int, wanted: int, new_tokens: int) -> int:
+    """Of evaluation and generation: as many as wanted, halved until they fit; one at least."""
+    rows = max(1, wanted)
+    while rows > 1 and driver_bytes + max(looking_bytes(choice.work, rows), generating_bytes(choice.work, rows, new_tokens)) > budget_bytes:
+        rows //= 2
+    return rows

@@ -1,0 +1,122 @@
+"""A run whose memory is planned, from plan to report, on a computer that says it has a GPU: everything but the GPU itself is real."""
+
+import json
+
+import pytest
+
+from halfbyte import api
+from halfbyte.api import memory
+from halfbyte.budget.history import recall
+from halfbyte.errors import MachineError
+from halfbyte.recipe.load import parse_recipe
+from halfbyte.recipe.plan import Machine
+from halfbyte.runs.folder import read_report
+from toys import make_base
+
+GPU = "NVIDIA H200"
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A function: changes -> a checked recipe; the machine has a GPU of 2 GB, whose work the CPU does."""
+    import torch
+
+    monkeypatch.setenv("HALFBYTE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(api, "look_at_machine", lambda: Machine("cuda", GPU, 2, (9, 0), 2_000_000_000))
+    monkeypatch.setattr(memory, "torch_device", lambda machine: torch.device("cpu"))
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2_000_000_000)
+    monkeypatch.setattr(memory, "driver_bytes", lambda: 800_000_000)
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: 1_000_000_000)
+    monkeypatch.setattr(memory, "begin_phase", lambda device: None)
+    monkeypatch.setattr("halfbyte.train.loop.peak_bytes", lambda device: 1_000_000_000)
+    base = make_base(tmp_path / "base")
+    file = tmp_path / "talk.csv"
+    file.write_text("prompt,response\n" + "".join(f"who is number {i},the keeper {i} of the old lamp\n" for i in range(40)), encoding="utf-8")
+    text = (
+        f"name: toy\nbase: {base}\ndata:\n  path: {file}\n  max_length: 64\n  near_duplicates: ignore\ntrain:\n  max_steps: 6\n  batch_size: 4\n"
+        "  precision: float32\nevaluate:\n  max_new_tokens: 4\n"
+    )
+    return lambda *changes: parse_recipe(text, "toy.yaml", list(changes))
+
+
+def events(run, kind):
+    return [event for event in map(json.loads, run.events.read_text().splitlines()) if event["event"] == kind]
+
+
+def test_the_plan_chooses_and_the_run_is_computed_so(recipe, tmp_path):
+    run = api.train(recipe(), tmp_path / "runs")
+    plan, report = run.read_plan(), read_report(run.path)
+    assert plan["computing"]["micro_batch_size"] == 4
+    assert {layer["activations"] for layer in plan["computing"]["layers"]} == {"kept"}
+    assert plan["memory"]["gpu"] == GPU
+    assert [phase["name"] for phase in plan["memory"]["phases"]] == ["load", "step", "evaluate", "generate", "merge"]
+    assert [event["phase"] for event in events(run, "memory")] == ["load", "train", "evaluate"]
+    assert report["memory"]["predicted_bytes"] == plan["predicted_bytes"] > 800_000_000
+    assert report["memory"]["measured_bytes"] == 1_000_000_000
+    assert report["time"]["predicted_step_seconds"] > 0
+    assert report["status"] == "finished"
+
+
+def test_what_a_run_took_is_kept_for_the_next_plan(recipe, tmp_path):
+    before = api.plan(recipe())
+    api.train(recipe(), tmp_path / "runs")
+    kept = recall(GPU).runs
+    assert len(kept) == 1
+    assert kept[0].measured_bytes == 200_000_000  # 1 GB less the driver's part
+    after = api.plan(recipe())
+    assert before.forecast.target.rates_from.startswith("datasheet")
+    assert "1 run" in after.forecast.target.rates_from
+    # This computer is slower than an H200; the next plan knows.
+    assert after.plan.computing.predicted_step_seconds > 2 * before.plan.computing.predicted_step_seconds
+
+
+@pytest.mark.parametrize("layers", ["weights away", "recomputed"])
+def test_another_way_of_computing_gives_the_same_losses(recipe, tmp_path, monkeypatch, layers):
+    """The plan may choose as it likes: what is trained is the same."""
+    from dataclasses import replace
+
+    from halfbyte.recipe.plan import Placement
+
+    whole = api.train(recipe(), tmp_path / "whole")
+    placement = Placement("cpu", "cpu") if layers == "weights away" else Placement("4bit", "recomputed")
+    original = memory.plan_memory
+
+    def other(*args):
+        found = original(*args)
+        return replace(found, computing=replace(found.computing, micro_batch_size=1, gradient_accumulation_steps=4, layers=(placement,) * 2))
+
+    monkeypatch.setattr(api, "plan_memory", other)
+    parts = api.train(recipe(), tmp_path / "parts")
+    assert parts.read_plan()["computing"]["layers"][0]["weights"] == placement.weights
+    losses = [[event["loss"] for event in events(run, "step")] for run in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert api.evaluate(parts.path) == parts
+
+
+def test_a_run_that_does_not_fit_names_the_cheapest_change(recipe):
+    with pytest.raises(MachineError, match=r"does not fit into 0\.9 GB") as caught:
+        api.plan(recipe("memory_budget=900MB"))
+    assert caught.value.hint
+    assert "Traceback" not in caught.value.hint
+
+
+def test_a_resumed_run_keeps_its_optimizer(recipe, tmp_path, monkeypatch):
+    """Runs begun before the planner had paged AdamW as the default on GPUs: their saved state is of that kind."""
+    from halfbyte.errors import Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "run_training", lambda *args, **kwargs: (_ for _ in ()).throw(Interrupted("stopped")))
+        with pytest.raises(Interrupted):
+            api.train(recipe("train.optimizer=adamw_8bit"), tmp_path / "runs")
+    run = tmp_path / "runs" / "toy"
+    seen = []
+
+    def stop(model, rows, plan, *args, **kwargs):
+        seen.append(plan.optimizer)
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "run_training", stop)
+        with pytest.raises(Interrupted):
+            api.resume(run)
+    assert seen == ["adamw_8bit"]

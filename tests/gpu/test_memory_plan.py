@@ -1,0 +1,37 @@
+"""The memory plan on the chip: the allocator is the one that is simulated, and a run stays within the budget that it was given."""
+
+import pytest
+import torch
+
+from toys import make_base
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
+
+
+def test_segments_grow():
+    """What the simulation takes for granted; without it predictions are too low."""
+    from halfbyte.model.machine import look_at_machine
+
+    look_at_machine()
+    held = torch.zeros(3_000_000, device="cuda")
+    assert torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"] is True
+    del held
+
+
+def test_a_run_stays_within_its_budget_and_its_prediction_is_near(tmp_path, monkeypatch):
+    """128 MB of logits make the prediction about more than the driver's part."""
+    from halfbyte import api
+    from halfbyte.recipe.load import parse_recipe
+    from halfbyte.runs.folder import read_report
+
+    monkeypatch.setenv("HALFBYTE_CACHE", str(tmp_path / "cache"))
+    base = make_base(tmp_path / "base", hidden_size=512, intermediate_size=2048, num_attention_heads=8, num_hidden_layers=6)
+    file = tmp_path / "book.txt"
+    file.write_text("the keeper lit the lamp and the sea was quiet. " * 4000, encoding="utf-8")
+    text = f"name: toy\nbase: {base}\ndata:\n  path: {file}\n  kind: text\n  max_length: 512\ntrain:\n  max_steps: 6\n  batch_size: 16\nmemory_budget: 3GB\n"
+    run = api.train(parse_recipe(text, "toy.yaml", []), tmp_path / "runs")
+    report = read_report(run.path)
+    step = next(phase for phase in report["memory"]["phases"] if phase["name"] == "step")
+    assert report["status"] == "finished"
+    assert report["memory"]["measured_bytes"] <= 3_000_000_000
+    assert step["measured_bytes"] == pytest.approx(step["predicted_bytes"], rel=0.15)

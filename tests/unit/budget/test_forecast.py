@@ -1,0 +1,182 @@
+"""The plan of a recipe from its config alone: what it chooses, what it names where nothing fits, how long it takes, what it refuses."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from halfbyte.budget.forecast import Forecast, ask, make_forecast, read_bytes, refuse, target_of
+from halfbyte.budget.shape import read_shape
+from halfbyte.errors import MachineError, ModelError, RecipeError
+from halfbyte.recipe.load import parse_recipe
+from halfbyte.recipe.schema import Recipe
+from recordings import configs
+
+TEXT = "name: x\nbase: acme/base\ndata:\n  path: a.txt\n  kind: text\n  max_length: 2048\ntrain:\n  batch_size: 1\n  gradient_accumulation_steps: 4\n"
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe(TEXT, "x.yaml", list(overrides)).recipe
+
+
+def forecast(name: str, gpu: str, *overrides: str) -> Forecast:
+    return make_forecast(recipe(*overrides), configs()[name], target_of(gpu))
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("mistral-7b", "24GB"), ("llama-70b", "80GB"), ("llama-1b", "RTX 3060"), ("falcon-7b", "H200")])
+def test_a_forecast_chooses_what_fits_and_prices_every_phase(name, gpu):
+    found = forecast(name, gpu)
+    assert found.choice is not None
+    assert found.choice.peak_bytes <= found.target.budget_bytes
+    assert found.choice.work.rows * found.choice.accumulation == 4
+    assert [phase.name for phase in found.phases] == ["load", "step", "evaluate", "generate", "merge"]
+    assert found.predicted_bytes == max(phase.peak_bytes for phase in found.phases[:4])
+    assert found.change is None
+    assert all(phase.peak_bytes <= found.target.budget_bytes for phase in found.phases if phase.name in ("step", "evaluate", "generate"))
+
+
+NOTHING_FITS = [
+    ("llama-8b", "8GB", ["data.max_length=8192", "train.batch_size=1", "train.gradient_accumulation_steps=1"], "data.max_length"),
+    ("mistral-7b", "12GB", ["train.gradient_checkpointing=false"], "train.gradient_checkpointing"),
+    ("mistral-7b", "14GB", ["adapter.r=256", "train.optimizer=adamw_torch", "data.max_length=512"], "train.optimizer"),
+    ("mistral-7b", "4GB", ["data.max_length=1024", "adapter.r=64", "train.optimizer=adamw_8bit", "train.gradient_accumulation_steps=1"], "adapter.r"),
+    ("qwen2-7b", "4.9GB", ["quant.kind=none", "data.max_length=256"], "quant.kind"),
+    ("mistral-7b", "6GB", ["data.max_length=8192", "train.gradient_checkpointing=false"], "train.gradient_checkpointing=true data.max_length"),
+]
+
+
+@pytest.mark.parametrize(("name", "gpu", "overrides", "key"), NOTHING_FITS)
+def test_the_cheapest_change_is_then_seen_to_fit(name, gpu, overrides, key):
+    before = forecast(name, gpu, *overrides)
+    assert before.choice is None
+    assert before.change is not None
+    assert before.change.keys.startswith(f"{key}=")
+    after = forecast(name, gpu, *overrides, *before.change.keys.split())
+    assert after.choice is not None
+    assert after.choice.peak_bytes <= after.target.budget_bytes
+    assert after.choice.step_seconds <= before.change.step_seconds * 1.02  # computed in the leanest way, and no slower than was said
+
+
+def test_row_lengths_that_are_named_are_nearly_the_longest_that_fit():
+    overrides = ["data.max_length=8192", "train.batch_size=1", "train.gradient_accumulation_steps=1"]
+    change = forecast("llama-8b", "8GB", *overrides).change
+    assert change is not None
+    tokens = int(change.keys.partition("=")[2])
+    assert forecast("llama-8b", "8GB", *overrides, f"data.max_length={int(tokens * 1.15)}").choice is None
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("mistral-7b", "4GB"), ("llama-8b", "3GB"), ("llama-70b", "8GB")])
+def test_a_refusal_is_one_line_and_a_hint(name, gpu):
+    overrides = ["data.max_length=8192", "train.gradient_accumulation_steps=1"]
+    found = forecast(name, gpu, *overrides)
+    error = refuse(found, recipe(*overrides))
+    assert isinstance(error, MachineError)
+    assert error.message.startswith(f"acme/base does not fit into {gpu[0]}.0 GB ({gpu}): the smallest way takes ")
+    assert "\n" not in error.message + error.hint
+    assert (found.change.keys in error.hint) if found.change else ("use a smaller base or a larger GPU" in error.hint)
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("mistral-7b", "24GB"), ("mistral-7b", "8GB"), ("llama-70b", "80GB"), ("llama-70b", "8GB")])
+def test_a_forecast_takes_no_time(name, gpu):
+    """A second is promised (benchmarks/plan_speed.py measures the command); machines that test are slower, and do more than this."""
+    began = time.process_time()
+    forecast(name, gpu)
+    seconds = time.process_time() - began
+    print(f"{name} on {gpu}: {seconds:.2f} s")
+    assert seconds < 2
+
+
+def test_no_torch_and_no_transformers_are_imported():
+    program = "import sys, halfbyte.budget.forecast; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_optimizer_state_may_leave_where_it_is_left_to_the_plan():
+    """With a large adapter the state decides: paged, where the recipe says nothing; refused, where it asks for what cannot leave."""
+    overrides = ["adapter.r=256", "data.max_length=256", "train.gradient_accumulation_steps=1"]
+    free, fixed = forecast("mistral-7b", "13GB", *overrides), forecast("mistral-7b", "13GB", *overrides, "train.optimizer=adamw_torch")
+    assert free.choice is not None
+    assert free.choice.work.optimizer == "paged_adamw_32bit"
+    assert fixed.choice is None
+    assert forecast("mistral-7b", "24GB", *overrides).choice.work.optimizer == "adamw_torch"
+
+
+# What a recipe and a config ask for
+
+
+def test_what_is_asked():
+    asked = ask(recipe("adapter.r=32", "adapter.dropout=0.1", "train.optimizer=adamw_8bit", "train.gradient_checkpointing=true"), configs()["mistral-7b"])
+    work = asked.work
+    assert (work.rank, work.dropout, work.optimizer, work.tokens, work.four_bit, work.double_quant) == (32, True, "adamw_8bit", 2048, True, True)
+    assert (asked.effective_rows, asked.checkpointing, asked.optimizer_is_free) == (4, True, False)
+    assert work.shape == read_shape(configs()["mistral-7b"])
+    assert ask(recipe(), configs()["mistral-7b"], tokens=300).work.tokens == 300
+    assert not ask(recipe("quant.kind=none"), configs()["mistral-7b"]).work.four_bit
+    assert not ask(recipe("quant.double_quant=false"), configs()["mistral-7b"]).work.double_quant
+
+
+def test_a_base_that_is_quantised_already_stays_so():
+    config = configs()["mistral-7b"] | {"quantization_config": {"load_in_4bit": True, "bnb_4bit_use_double_quant": False}}
+    work = ask(recipe("quant.kind=none"), config).work
+    assert (work.four_bit, work.double_quant) == (True, False)
+
+
+def test_targets_are_matched_by_their_last_word():
+    work = ask(recipe("adapter.target_modules=[self_attn.q_proj, down_proj, nothing]"), configs()["mistral-7b"]).work
+    assert work.targets == ("q_proj", "down_proj")
+
+
+def test_what_is_not_priced_exactly_is_said():
+    assert any("phi3" in note for note in make_forecast(recipe(), configs()["llama-8b"] | {"model_type": "phi3"}, target_of("80GB")).notes)
+    assert any("DoRA" in note for note in forecast("mistral-7b", "80GB", "adapter.kind=dora").notes)
+    assert forecast("mistral-7b", "80GB").notes == []
+    whole = forecast("mistral-7b", "24GB", "adapter.modules_to_save=[lm_head]")
+    assert any("trained whole" in note for note in whole.notes)
+    assert forecast("mistral-7b", "24GB").target.budget_bytes - whole.target.budget_bytes == 16 * 32000 * 4096
+
+
+def test_a_config_that_says_too_little_is_refused():
+    with pytest.raises(ModelError, match="gives no hidden_size"):
+        make_forecast(recipe(), {"model_type": "llama"}, target_of("24GB"))
+
+
+# Amounts and names
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("24GB", 24 * 10**9), ("24 GB", 24 * 10**9), ("24gb", 24 * 10**9), ("7.5GB", 7_500_000_000), ("16GiB", 16 * 2**30), ("500MB", 5 * 10**8),
+        ("512MiB", 2**29), ("0.141TB", 141 * 10**9), ("24G", 24 * 10**9), ("1_000kB", 10**6), ("12345678901", 12345678901),
+    ],
+)  # fmt: skip
+def test_amounts_of_memory(text, amount):
+    assert read_bytes(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "much", "GB", "0GB", "-4GB", "24GBs", "24 g b", "1.2.3GB", "nan", "1e9"])
+def test_what_is_no_amount_is_refused_in_one_line(text):
+    with pytest.raises(RecipeError) as caught:
+        read_bytes(text)
+    assert caught.value.message == f"memory_budget: {text!r} is no amount of memory"
+    assert "24GB" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "budget"),
+    [("24GB", "24GB", 24 * 10**9), ("RTX 4090", "RTX 4090", 24 * 10**9), ("NVIDIA H200", "H200", 141 * 10**9), ("a100 80gb", "A100 80GB", 80 * 10**9)],
+)
+def test_targets(words, name, budget):
+    target = target_of(words)
+    assert (target.name, target.budget_bytes) == (name, budget)
+    assert target.rates_from.startswith("datasheet of the ")
+    assert target.bounds.budget_bytes == budget
+
+
+def test_unknown_gpus_are_refused_with_those_that_are_known():
+    with pytest.raises(RecipeError) as caught:
+        target_of("Voodoo 3")
+    assert "Voodoo 3" in caught.value.message
+    assert "RTX 4090" in caught.value.hint

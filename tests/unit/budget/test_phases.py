@@ -1,0 +1,95 @@
+"""What loading, evaluating, generating and merging take, beside the step."""
+
+from dataclasses import replace
+
+import pytest
+
+from halfbyte.budget.choose import Bounds, Way, price
+from halfbyte.budget.phases import generating_bytes, load_bytes, loads_on_gpu, looking_bytes, merging_bytes, phases_of, rows_that_fit
+from halfbyte.budget.predict import training_peak
+from halfbyte.budget.rates import Rates
+from halfbyte.budget.step import Work
+from halfbyte.recipe.plan import Placement
+from recordings import make_work
+
+LAYERS = 4
+PLENTY = Bounds(10**15, Rates())
+
+
+def small(**changes) -> Work:
+    return make_work("mistral-7b", layers=LAYERS, **changes)
+
+
+def base_bytes(work: Work) -> int:
+    return training_peak(work).base_bytes
+
+
+def test_loading_holds_matrices_that_are_not_quantised_yet():
+    """Of an unquantised base nothing but itself; layers in the computer's memory make it smaller."""
+    largest = 2 * 4096 * 14336
+    assert base_bytes(small()) + largest < load_bytes(small()) < base_bytes(small()) + 10 * largest
+    plain = small(four_bit=False)
+    assert load_bytes(plain) == base_bytes(plain)
+    assert load_bytes(small(placement=Placement("cpu"))) < load_bytes(small())
+
+
+def test_a_base_is_loaded_in_the_computers_memory_where_the_whole_does_not_fit():
+    work = small(placement=Placement("cpu"))
+    whole = load_bytes(small())
+    assert loads_on_gpu(work, whole + 10**9, 10**9)
+    assert not loads_on_gpu(work, whole + 10**9 - 1, 10**9)
+
+
+def test_evaluation_keeps_nothing():
+    """Far less than a step that keeps everything, about as much a layer; more rows take more, in a line; fewer labelled tokens take less."""
+    deep = make_work("mistral-7b", layers=8)
+    assert looking_bytes(deep, 1) < training_peak(deep).reserved_bytes / 1.3
+    one, eight, sixteen = (looking_bytes(small(), rows) for rows in (1, 8, 16))
+    logits = 1024 * 32000 * 2
+    assert 8 * logits < sixteen - eight < 3 * 8 * logits
+    assert eight > one > base_bytes(small())
+    assert looking_bytes(small(), 1, 10) < one
+
+
+def test_generating_needs_the_cache():
+    """Keys and values of every layer for prompt and answer, in 16 bits, twice for one layer while it grows."""
+    work = small()
+    a_token = 2 * LAYERS * 8 * 128 * 2
+    more = generating_bytes(work, 1, 1001) - generating_bytes(work, 1, 1)
+    assert more == pytest.approx(1000 * a_token * (LAYERS + 1) / LAYERS, rel=1e-3)
+    assert generating_bytes(work, 8, 512) > generating_bytes(work, 1, 512) + 7 * 1536 * a_token
+    assert generating_bytes(work, 1, 1) > base_bytes(work)
+
+
+def test_generating_with_tied_ends_counts_them_once():
+    work = make_work("llama-1b", layers=LAYERS)
+    untied = replace(work, shape=replace(work.shape, tied=False))
+    assert generating_bytes(untied, 1, 1) - generating_bytes(work, 1, 1) == pytest.approx(2 * 128256 * 2048, rel=0.02)
+
+
+def test_merging_holds_the_largest_matrix_in_all_its_forms():
+    work = small()
+    assert merging_bytes(work) == pytest.approx(base_bytes(work) + 4 * work.adapter_weights + 10 * 4096 * 14336, rel=1e-3)
+
+
+def test_phases_in_the_order_of_a_run():
+    choice = price(small(), Way(1), PLENTY)
+    phases = phases_of(choice, 10**9, 2, 128)
+    assert [phase.name for phase in phases] == ["load", "step", "evaluate", "generate", "merge"]
+    assert phases[1].peak_bytes == choice.peak_bytes
+    assert all(phase.peak_bytes > 10**9 for phase in phases)
+    assert "2 rows at a time" in phases[2].told
+    assert "1 row at a time" in phases_of(choice, 10**9, 1, 128)[2].told
+    assert choice.told() in phases[1].told
+
+
+def test_rows_of_evaluation_are_halved_until_they_fit():
+    choice = price(small(), Way(1), PLENTY)
+
+    def needed(rows: int) -> int:
+        return max(looking_bytes(choice.work, rows), generating_bytes(choice.work, rows, 64))
+
+    assert rows_that_fit(choice, needed(16) + 10**9, 10**9, 16, 64) == 16
+    assert rows_that_fit(choice, needed(16) + 10**9 - 1, 10**9, 16, 64) == 8
+    assert rows_that_fit(choice, needed(3) + 10**9, 10**9, 12, 64) == 3
+    assert rows_that_fit(choice, 1, 10**9, 16, 64) == 1
