@@ -100,6 +100,22 @@ def test_a_run_that_does_not_fit_names_the_cheapest_change(recipe):
     assert "Traceback" not in caught.value.hint
 
 
+def test_a_run_that_ran_out_is_kept_for_the_next_plan(recipe, tmp_path, monkeypatch):
+    """However early: the first steps are where it usually happens."""
+    import torch
+
+    def run_out(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "run_training", run_out)
+        patch.setattr(memory, "peak_bytes", lambda device: 1_100_000_000)
+        with pytest.raises(MachineError, match="out of memory"):
+            api.train(recipe(), tmp_path / "runs")
+    assert [run.ran_out for run in recall(GPU).runs] == [True]
+    assert api.plan(recipe()).forecast.target.memory_factor > 1
+
+
 def test_a_resumed_run_keeps_its_optimizer(recipe, tmp_path, monkeypatch):
     """Runs begun before the planner had paged AdamW as the default on GPUs: their saved state is of that kind."""
     from halfbyte.errors import Interrupted

@@ -19,7 +19,7 @@ def test_segments_grow():
 
 
 def test_a_run_stays_within_its_budget_and_its_prediction_is_near(tmp_path, monkeypatch):
-    """128 MB of logits make the prediction about more than the driver's part."""
+    """Never above; below by what of the driver's part a small model does not use."""
     from halfbyte import api
     from halfbyte.recipe.load import parse_recipe
     from halfbyte.runs.folder import read_report
@@ -34,4 +34,5 @@ def test_a_run_stays_within_its_budget_and_its_prediction_is_near(tmp_path, monk
     step = next(phase for phase in report["memory"]["phases"] if phase["name"] == "step")
     assert report["status"] == "finished"
     assert report["memory"]["measured_bytes"] <= 3_000_000_000
-    assert step["measured_bytes"] == pytest.approx(step["predicted_bytes"], rel=0.15)
+    driver = run.read_plan()["memory"]["driver_bytes"]
+    assert step["predicted_bytes"] - 0.5 * driver < step["measured_bytes"] < 1.05 * step["predicted_bytes"]

@@ -23,6 +23,7 @@ from halfbyte.api.memory import (
     adapt_new,
     adapt_saved,
     learn,
+    learn_that_it_ran_out,
     load_for,
     memory_as_json,
     plan_memory,
@@ -175,6 +176,7 @@ def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | 
         with within_budget(planned.machine, planned.plan.computing):
             loaded = load_for(planned.recipe, planned.base, planned.machine, planned.plan)
             _measure(adapt_saved(loaded, str(run.path), planned.machine, planned.plan), run, planned, log)
+            tell_peak(log.append, "evaluate", planned.machine)
         log.append({"event": "measured"})
         write_report(run.path)
     return run
@@ -279,9 +281,9 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         seen = f"out of memory on {machine.name}: {str(error).split(chr(10))[0]}"
         log.append({"event": "failed", "message": seen})
         write_report(run.path)
-        learn(planned.memory, machine, steps, ran_out=not measuring)
         if measuring:
             raise MachineError(seen, hint=f"training is done and kept; halfbyte evaluate {run.path} evaluate.batch_size=1 measures it") from error
+        learn_that_it_ran_out(planned.memory, machine)
         raise MachineError(seen, hint=f"{_less(machine)}; then halfbyte train again, or --resume where a checkpoint was saved") from error
     except Exception as error:
         log.append({"event": "failed", "message": str(error)})

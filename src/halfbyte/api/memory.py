@@ -146,16 +146,25 @@ def tell_peak(log: Callable[[Event], None], phase: str, machine: Machine) -> Non
     begin_phase(machine.device)
 
 
-def learn(memory: Memory, machine: Machine, steps: list[Event], ran_out: bool = False) -> list[str]:
+def learn(memory: Memory, machine: Machine, steps: list[Event]) -> list[str]:
     """Keeps what the steps took beside what was predicted, for the next plan on this machine; the notes of whatever could not be kept."""
     forecast, settled = memory.forecast, steps[SETTLED_AFTER:]
-    if forecast is None or forecast.choice is None or machine.device == "cpu" or not settled:
+    if forecast is None or forecast.choice is None or not settled:
         return []
     choice, driver = forecast.choice, driver_bytes()
     seconds = statistics.median(event["tokens"] / event["tokens_per_second"] for event in settled)
     tokens = statistics.median(event["tokens"] for event in settled) / (choice.way.rows * choice.accumulation)
     measured = max(event["peak_bytes"] for event in steps) - driver
-    return remember(machine.name, taken_by(choice, forecast.target, measured, driver, seconds, tokens, ran_out)).notes
+    return remember(machine.name, taken_by(choice, forecast.target, measured, driver, seconds, tokens)).notes
+
+
+def learn_that_it_ran_out(memory: Memory, machine: Machine) -> None:
+    """Training needed more than what PyTorch held when it was refused more: the next plan asks for that and a little."""
+    forecast = memory.forecast
+    if forecast is not None and forecast.choice is not None:
+        driver = driver_bytes()
+        held = peak_bytes(machine.device) - driver
+        remember(machine.name, taken_by(forecast.choice, forecast.target, held, driver, 0.0, ran_out=True))
 
 
 def memory_as_json(memory: Memory) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Lines:
         way = Way(self.work.rows, kept, sixteen, inputs_away=inputs_away)
         if (layers, way) not in self.peaks:
             shape = replace(self.work.shape, layers=layers)
-            self.peaks[layers, way] = training_peak(replace(self.work, shape=shape, layers=way.placements(layers), accumulation=1), steps=1)
+            self.peaks[layers, way] = training_peak(replace(self.work, shape=shape, layers=way.placements(layers), accumulation=1))
         return self.peaks[layers, way]
 
     def price(self, way: Way) -> Choice:
@@ -219,7 +219,7 @@ class Lines:
         launches, written = along(lambda peak: peak.launches), along(lambda peak: peak.written_bytes)
         effort = effort_of(placed, launches * work.accumulation, written * work.accumulation)
         seconds = step_seconds(effort, self.bounds.rates)
-        return _choice(placed, way, enough_bytes(held + gradients + holes), start.paged_bytes * layers // few, seconds, self.bounds)
+        return _choice(placed, way, enough_bytes(held + gradients + holes, start.spare_share), start.paged_bytes * layers // few, seconds, self.bounds)
 
     def ways(self, checkpointing: bool | None) -> list[Choice]:
         """The corners, and between them the one with as much kept as fits. Where nothing fits, the smallest alone."""

@@ -1,6 +1,7 @@
 """What each phase of a run takes at most on the GPU: load, step, evaluate, generate, merge."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from halfbyte.budget.allocator import Allocator
 from halfbyte.budget.choose import Choice
@@ -49,13 +50,13 @@ def loads_on_gpu(work: Work, budget_bytes: int, driver_bytes: int) -> bool:
     return driver_bytes + load_bytes(on_gpu) <= budget_bytes
 
 
+@lru_cache(maxsize=64)
 def looking_bytes(work: Work, rows: int, labelled: int | None = None) -> int:
     """Of evaluation, `rows` at a time; `labelled`: of a row's tokens, all of them when not given."""
     seen = replace(work, rows=rows)
     allocator = Allocator()
     held = [*place_base(seen, allocator), *place_adapter(seen, allocator), *(allocator.malloc(CUBLAS_WORKSPACE) for _ in range(2))]
-    for _ in range(2):
-        look(seen, Tape(allocator), labelled or work.tokens)
+    look(seen, Tape(allocator), labelled or work.tokens)
     total = allocator.reserved
     for block in held:
         allocator.free(block)

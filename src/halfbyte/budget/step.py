@@ -37,8 +37,6 @@ BLOCKWISE_FROM = 4_096
 
 SLOTS = 2
 """Offloaded layers whose weights are on the GPU: the one that computes and the one on its way (model/offload.py)."""
-MICRO_BATCHES = 2
-"""Of a step that are simulated: the second finds the gradients of the first, and so do all others."""
 
 
 @dataclass(frozen=True)
@@ -126,23 +124,23 @@ def layer_bytes(work: Work) -> int:
 
 def place_adapter(work: Work, allocator: Allocator) -> list[Block]:
     """A and B of every linear layer that has an adapter, in float32."""
-    return [allocator.malloc(size * FLOAT) for size in adapter_sizes(work)]
+    return [allocator.malloc(size * FLOAT) for *_, size in adapter_matrices(work)]
 
 
-def adapter_sizes(work: Work) -> list[int]:
-    """Elements of each trained tensor, in the order of the model's parameters."""
-    sizes = []
-    for _ in range(work.shape.layers):
+def adapter_matrices(work: Work) -> list[tuple[int, Linear, str, int]]:
+    """Layer, linear layer, A or B, and elements of each trained matrix, in the order of the model's parameters."""
+    found = []
+    for number in range(work.shape.layers):
         for linear in work.shape.linears:
             rank = work.rank_of(linear)
-            sizes += [rank * linear.inputs, rank * linear.outputs] if rank else []
-    return sizes
+            found += [(number, linear, "A", rank * linear.inputs), (number, linear, "B", rank * linear.outputs)] if rank else []
+    return found
 
 
 def place_optimizer(work: Work, allocator: Allocator) -> list[Block]:
     """Both moments of every trained tensor; paged ones lie outside PyTorch's memory."""
     held = []
-    for size in adapter_sizes(work):
+    for *_, size in adapter_matrices(work):
         eight_bit = "8bit" in work.optimizer and size >= BLOCKWISE_FROM
         for _ in range(2):
             if not (work.optimizer.startswith("paged") and size >= PAGED_FROM):
@@ -157,22 +155,23 @@ def paged_bytes(work: Work) -> int:
     if not work.optimizer.startswith("paged"):
         return 0
     each = BYTE if "8bit" in work.optimizer else FLOAT
-    return sum(2 * size * each for size in adapter_sizes(work) if size >= PAGED_FROM)
+    return sum(2 * size * each for *_, size in adapter_matrices(work) if size >= PAGED_FROM)
 
 
-def run_steps(work: Work, allocator: Allocator, steps: int = 2) -> None:
-    """Optimizer steps on an allocator that holds the base and the adapter. The first of several also makes the optimizer's state; one alone finds it."""
-    state: list[Block] = place_optimizer(work, allocator) if steps == 1 else []
-    workspaces = [allocator.malloc(CUBLAS_WORKSPACE) for _ in range(2)]
-    for step in range(steps):
-        allocator.taken = allocator.written = 0  # of the last step
-        tape = Tape(allocator)
-        for _ in range(min(work.accumulation, MICRO_BATCHES)):
-            micro_batch(work, tape)
-        if step == 0 and steps > 1:
-            state = place_optimizer(work, allocator)
-        tape.grads.clear()
-    for block in (*state, *workspaces):
+def run_step(work: Work, allocator: Allocator) -> None:
+    """An optimizer step as all but the first are, on an allocator that holds the base and the adapter: the last of its micro-batches.
+
+    It finds the optimizer's state, and the gradients of the micro-batches before, to which its own are added in place.
+    """
+    held = [*place_optimizer(work, allocator), *(allocator.malloc(CUBLAS_WORKSPACE) for _ in range(2))]
+    tape = Tape(allocator)
+    if work.accumulation > 1:
+        for number, linear, part, size in adapter_matrices(work):
+            tape.grads[f"{number}.{linear.name}.{part}"] = tape.new(size, FLOAT)
+    allocator.taken = allocator.written = 0
+    micro_batch(work, tape)
+    tape.grads.clear()
+    for block in held:
         allocator.free(block)
 
 

@@ -4,18 +4,27 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import plan_accuracy
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import Rates, effort_of, step_seconds
 
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
-def measured(name: str, memory: float = 1.0, seconds: float = 1.0, fits: bool = True) -> dict:
+
+@pytest.fixture(scope="module")
+def plan_accuracy():
+    sys.path.insert(0, str(BENCHMARKS))
+    import plan_accuracy
+
+    yield plan_accuracy
+    sys.path.remove(str(BENCHMARKS))
+
+
+def measured(plan_accuracy: ModuleType, name: str, memory: float = 1.0, seconds: float = 1.0, fits: bool = True) -> dict[str, Any]:
     """As if the GPU had taken so many times what is predicted."""
     case = next(case for case in plan_accuracy.cases() if case.name == name)
     work = plan_accuracy.work_of(case, plan_accuracy.settings_of(case))
@@ -28,12 +37,12 @@ def measured(name: str, memory: float = 1.0, seconds: float = 1.0, fits: bool = 
 
 
 @pytest.fixture
-def judged(tmp_path, capsys):
-    found = {
-        "mistral-7b 1x512": measured("mistral-7b 1x512"), "mistral-7b 4x2048": measured("mistral-7b 4x2048", memory=1.2), "falcon-7b 1x1024": measured("falcon-7b 1x1024"),
-        "mistral-7b 2x1024": measured("mistral-7b 2x1024", memory=1.04), "llama-1b 1x1024": measured("llama-1b 1x1024", memory=1.1, seconds=1.3),
-        "mistral-7b 8x512": measured("mistral-7b 8x512", seconds=0.9, fits=False), "qwen2-0.5b 4x512": measured("qwen2-0.5b 4x512", seconds=1.1),
+def judged(plan_accuracy, tmp_path, capsys):
+    taken: dict[str, dict[str, Any]] = {
+        "mistral-7b 1x512": {}, "mistral-7b 4x2048": {"memory": 1.2}, "falcon-7b 1x1024": {}, "mistral-7b 2x1024": {"memory": 1.04},
+        "llama-1b 1x1024": {"memory": 1.1, "seconds": 1.3}, "mistral-7b 8x512": {"seconds": 0.9, "fits": False}, "qwen2-0.5b 4x512": {"seconds": 1.1},
     }  # fmt: skip
+    found = {name: measured(plan_accuracy, name, **changes) for name, changes in taken.items()}
     (tmp_path / "plan_accuracy.json").write_text(json.dumps(found))
     page = BENCHMARKS.parent / "docs" / "planning.md"
     before = page.read_bytes()
@@ -46,8 +55,10 @@ def test_only_test_configurations_count_and_all_that_ran_out(judged):
     folder, _ = judged
     claims = {one["claim"]: one for one in json.loads((folder / "claims.json").read_text())}
     assert {name: (one["value"], one["unit"], one["where"]) for name, one in claims.items()} == {
-        "memory-plan-within-5pct": (0.75, "share", "NVIDIA X"), "time-plan-within-15pct": (0.75, "share", "NVIDIA X"), "memory-plan-fits": (1, "cases", "NVIDIA X"),
-    }  # fmt: skip
+        "memory-plan-within-5pct": (0.75, "share", "NVIDIA X"),
+        "time-plan-within-15pct": (0.75, "share", "NVIDIA X"),
+        "memory-plan-fits": (1, "cases", "NVIDIA X"),
+    }
 
 
 def test_every_configuration_is_in_the_table_with_its_spread(judged):
@@ -63,7 +74,7 @@ def test_every_configuration_is_in_the_table_with_its_spread(judged):
     assert "not measured yet: mistral-7b 1x2048" in out
 
 
-def test_rates_that_are_shipped_are_compared_with_the_fit(judged):
+def test_rates_that_are_shipped_are_compared_with_the_fit(plan_accuracy, judged):
     """Measured as predicted: nothing to paste."""
     _, out = judged
     for name in plan_accuracy.FITTED:
@@ -71,7 +82,7 @@ def test_rates_that_are_shipped_are_compared_with_the_fit(judged):
     assert "for rates.py" not in out
 
 
-def test_the_table_replaces_the_one_before(tmp_path):
+def test_the_table_replaces_the_one_before(plan_accuracy, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("one\n<!-- accuracy -->\n<!-- /accuracy -->\ntwo\n")
     for text in ("first", "second\nof two lines"):

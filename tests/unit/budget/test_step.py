@@ -8,7 +8,7 @@ import pytest
 
 from halfbyte.budget.allocator import Allocator
 from halfbyte.budget.predict import training_peak
-from halfbyte.budget.step import SLOTS, adapter_sizes, four_bit_bytes, paged_bytes, place_base, place_optimizer
+from halfbyte.budget.step import SLOTS, adapter_matrices, four_bit_bytes, paged_bytes, place_base, place_optimizer
 from halfbyte.recipe.plan import Placement
 from recordings import in_order, make_work, names, recorded, signed, simulated, work_of
 
@@ -98,7 +98,7 @@ def optimizer_bytes(name: str) -> int:
 def test_optimizer_state():
     """Two moments in float32, in one byte with the scales of 256 for 8 bits; what is paged lies elsewhere."""
     work = make_work("mistral-7b", layers=2)
-    weights = sum(adapter_sizes(work))
+    weights = sum(size for *_, size in adapter_matrices(work))
     assert weights == work.adapter_weights
     assert optimizer_bytes("adamw_torch") == 8 * weights
     assert optimizer_bytes("adamw_8bit") == pytest.approx(2 * weights + 2 * 4 * weights / 256, rel=0.001)
