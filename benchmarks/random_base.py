@@ -83,7 +83,7 @@ def build_random_base(settings: dict[str, Any], device: str = "cuda", quantised:
             linear.compute_type_is_set = True
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, linear)
-    for path, module in list(model.named_modules()):
+    for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta and not (module is head and settings.get("tie_word_embeddings", made.tie_word_embeddings)):
                 setattr(module, name, nn.Parameter(drawn(parameter), requires_grad=False))

@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def record(case: dict[str, Any], layers: int, told: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     base = build_random_base(settings, quantised=case.get("quantised", True))
     weights = torch.cuda.memory_allocated()
-    section = Adapter(r=case.get("r", 16), alpha=16, dropout=case.get("dropout", 0.0), kind=case.get("kind", "lora"), target_modules=case.get("targets", "all-linear"))
+    section = Adapter(
+        r=case.get("r", 16), alpha=16, dropout=case.get("dropout", 0.0), kind=case.get("kind", "lora"), target_modules=case.get("targets", "all-linear")
+    )
     model, _ = add_adapter(base, section, seed=0)
     adapters = torch.cuda.memory_allocated() - weights
     if case["checkpointing"]:
@@ -108,14 +111,13 @@ def record(case: dict[str, Any], layers: int, told: bool) -> dict[str, Any]:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.memory._record_memory_history(max_entries=400_000, stacks="python")
-    if told:
-        with Told():
+    try:
+        with Told() if told else nullcontext():
             step()
-    else:
-        step()
-    torch.cuda.synchronize()
-    history = torch.cuda.memory._snapshot()["device_traces"][0]
-    torch.cuda.memory._record_memory_history(enabled=None)
+        torch.cuda.synchronize()
+        history = torch.cuda.memory._snapshot()["device_traces"][0]
+    finally:  # or the next case would begin with the events of this one
+        torch.cuda.memory._record_memory_history(enabled=None)
     numbers: dict[int, int] = {}
     events: list[list[Any]] = []
     for one in history:
@@ -149,7 +151,7 @@ def main() -> None:
             try:
                 found[name] = record(CASES[name], args.layers, told)
                 print(told, name, {key: value for key, value in found[name].items() if key != "events"}, len(found[name]["events"]), flush=True)
-            except Exception as error:  # noqa: BLE001
+            except Exception:  # noqa: BLE001
                 print("FAILED", name, traceback.format_exc()[-1500:], flush=True)
             gc.collect()
             torch.cuda.empty_cache()

@@ -17,8 +17,6 @@ from halfbyte.recipe.schema import Adapter, Recipe
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 SHORTEST = 64
 """Tokens: rows are not proposed to be shorter than this."""
-OPTIMIZER_BYTES = 4 * 4
-"""Of a whole module that is trained: weight, gradient and two moments, in float32."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,7 @@ def ask(recipe: Recipe, config: dict[str, Any], tokens: int | None = None, packe
         shape, 1, tokens or recipe.data.max_length, (), packed=recipe.data.packing != "none" if packed is None else packed, four_bit=four_bit,
         double_quant=double, rank=recipe.adapter.r, targets=_targets(recipe.adapter, shape), dropout=recipe.adapter.dropout > 0,
         optimizer="adamw_torch" if recipe.train.optimizer == "auto" else recipe.train.optimizer,
+        whole_weights=shape.vocabulary * shape.width * len(recipe.adapter.modules_to_save),
     )  # fmt: skip
     train = recipe.train
     return Asked(
@@ -136,7 +135,6 @@ def make_forecast(recipe: Recipe, config: dict[str, Any], target: Target, tokens
     """Chooses, prices every phase, and names the cheapest change where nothing fits. Raises ModelError for a config that says too little."""
     asked = ask(recipe, config, tokens, packed)
     notes = _notes(recipe, asked.work.shape)
-    target = replace(target, budget_bytes=target.budget_bytes - _whole_modules(recipe.adapter, asked.work.shape))
     choice, considered = choose(asked, target)
     if choice is None:
         return Forecast(target, asked.work.shape, None, considered, [], 1, _cheapest_change(recipe, asked, target), notes)
@@ -214,11 +212,6 @@ def _change(keys: str, asked: Asked, target: Target) -> Change | None:
     return Change(keys, choice.peak_bytes, choice.step_seconds * asked.effective_rows) if choice else None
 
 
-def _whole_modules(adapter: Adapter, shape: Shape) -> int:
-    """Embedding or head, trained whole in float32."""
-    return OPTIMIZER_BYTES * shape.vocabulary * shape.width * len(adapter.modules_to_save)
-
-
 def _notes(recipe: Recipe, shape: Shape) -> list[str]:
     notes = []
     if not shape.exact:
@@ -226,7 +219,7 @@ def _notes(recipe: Recipe, shape: Shape) -> list[str]:
     if recipe.adapter.kind == "dora":
         notes.append("DoRA takes more memory and time than the LoRA that is priced here: leave room")
     if recipe.adapter.modules_to_save:
-        notes.append("modules trained whole are counted with their optimizer state, not operation by operation: leave room")
+        notes.append("modules trained whole are counted as if each were as large as the embedding, and not operation by operation: leave room")
     return notes
 
 

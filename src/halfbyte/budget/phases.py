@@ -25,8 +25,9 @@ def phases_of(choice: Choice, driver_bytes: int, evaluate_rows: int, new_tokens:
     """In the order in which a run meets them."""
     work = choice.work
     rows = f"{evaluate_rows} row{'s' * (evaluate_rows != 1)} at a time"
+    read = "read and quantised" if work.four_bit else "read"
     return [
-        Phase("load", driver_bytes + load_bytes(work), "weights are read and quantised one matrix after another"),
+        Phase("load", driver_bytes + load_bytes(work), f"weights are {read} one matrix after another"),
         Phase("step", choice.peak_bytes, f"{work.rows} x {work.accumulation} rows of {work.tokens:,} tokens, {choice.told()}"),
         Phase("evaluate", driver_bytes + looking_bytes(work, evaluate_rows), f"{rows}, nothing kept"),
         Phase("generate", driver_bytes + generating_bytes(work, evaluate_rows, new_tokens), f"{rows}, a cache for {work.tokens + new_tokens:,} tokens each"),

@@ -7,6 +7,7 @@ GPUs they are scaled by the datasheets' rates until runs there have been measure
 
 from dataclasses import dataclass, replace
 
+from halfbyte.budget.shadow import FLOAT, HALF
 from halfbyte.budget.step import Work, layer_bytes
 
 SHARPNESS = 6.0
@@ -36,7 +37,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Gpu:
-    """From the datasheet: dense 16-bit tensor arithmetic, memory bandwidth, memory."""
+    """From the datasheet: dense 16-bit tensor arithmetic with sums in 32 bits, memory bandwidth, memory."""
 
     name: str
     memory_gb: float
@@ -47,8 +48,10 @@ class Gpu:
 
 H200 = Gpu("H200", 141, 989, 4.8, 55)
 GPUS = (
-    Gpu("T4", 16, 65, 0.32, 12), Gpu("V100", 16, 125, 0.9, 12), Gpu("RTX 3060", 12, 51, 0.36), Gpu("RTX 4060", 8, 60, 0.27), Gpu("RTX 3090", 24, 71, 0.94),
-    Gpu("RTX 4090", 24, 165, 1.01), Gpu("RTX 5090", 32, 210, 1.79, 50), Gpu("A10G", 24, 70, 0.6), Gpu("L4", 24, 121, 0.3), Gpu("A6000", 48, 155, 0.77),
+    Gpu("T4", 16, 65, 0.32, 12), Gpu("V100", 16, 125, 0.9, 12), Gpu("RTX 3060", 12, 26, 0.36), Gpu("RTX 3080", 10, 60, 0.76), Gpu("RTX 3090", 24, 71, 0.94),
+    Gpu("RTX 4060", 8, 30, 0.27, 12), Gpu("RTX 4060 Ti", 16, 44, 0.29, 12), Gpu("RTX 4070", 12, 58, 0.5), Gpu("RTX 4080", 16, 97, 0.72),
+    Gpu("RTX 4090", 24, 165, 1.01), Gpu("RTX 5080", 16, 113, 0.96, 50), Gpu("RTX 5090", 32, 210, 1.79, 50),
+    Gpu("A10G", 24, 70, 0.6), Gpu("L4", 24, 121, 0.3), Gpu("A6000", 48, 155, 0.77),
     Gpu("L40S", 48, 362, 0.86), Gpu("A100", 40, 312, 1.56), Gpu("A100 80GB", 80, 312, 2.04), Gpu("H100 PCIe", 80, 756, 2.0, 50),
     Gpu("H100", 80, 989, 3.35, 50), H200, Gpu("B200", 180, 2250, 8.0, 50),
 )  # fmt: skip
@@ -112,7 +115,7 @@ def effort_of(work: Work, launches: float, written_bytes: float) -> Effort:
     attention = 4 * tokens * pairs * shape.heads * shape.head_width * (3.5 * layers + again)
     quantised = sum(2 + (layer.activations != "kept") for layer in work.layers if work.four_bit and layer.weights != "16bit") * len(shape.linears)
     moved = layer_bytes(work) * 2 * sum(layer.weights == "cpu" for layer in work.layers)
-    inputs = 2 * tokens * shape.width * 2 * sum(layer.activations == "cpu" for layer in work.layers)
+    inputs = 2 * tokens * shape.width * (FLOAT if square else HALF) * sum(layer.activations == "cpu" for layer in work.layers)
     times = work.accumulation
     return Effort(
         products * times, 0.0 if square else attention * times, attention * times if square else 0.0, written_bytes, launches,

@@ -58,6 +58,8 @@ class Work:
     """Names of the linear layers that have an adapter; None: all of them."""
     dropout: bool = False
     optimizer: str = "adamw_torch"
+    whole_weights: int = 0
+    """Of modules that are trained whole (embedding, head)."""
 
     def rank_of(self, linear: Linear) -> int:
         return self.rank if self.targets is None or linear.name in self.targets else 0
@@ -123,8 +125,9 @@ def layer_bytes(work: Work) -> int:
 
 
 def place_adapter(work: Work, allocator: Allocator) -> list[Block]:
-    """A and B of every linear layer that has an adapter, in float32."""
-    return [allocator.malloc(size * FLOAT) for *_, size in adapter_matrices(work)]
+    """A and B of every linear layer that has an adapter, in float32. Of modules trained whole: weight, gradient, both moments, and the 16-bit copy."""
+    whole = allocator.malloc(work.whole_weights * (4 * FLOAT + HALF))
+    return [*(allocator.malloc(size * FLOAT) for *_, size in adapter_matrices(work)), whole]
 
 
 def adapter_matrices(work: Work) -> list[tuple[int, Linear, str, int]]:

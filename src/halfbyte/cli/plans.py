@@ -1,6 +1,5 @@
 """What a memory plan looks like in the terminal, and `halfbyte plan --gpu`, which needs the base's config.json alone. Read `show_forecast` first."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from halfbyte.budget.shadow import HALF
 from halfbyte.budget.step import Work, four_bit_bytes, paged_bytes
 from halfbyte.cli.screen import print_json, printable
 from halfbyte.model.base import find_base
-from halfbyte.recipe.load import load_recipe
+from halfbyte.recipe.load import load_recipe_alone
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.words import size
 
@@ -33,9 +32,7 @@ CLEARLY = 0.99
 
 def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: bool, console: Console) -> None:
     """Shows the plan of a recipe for a GPU that need not be here. Raises MachineError, with what was weighed shown, where nothing fits."""
-    # The data need not be here either: the recipe's own file stands for them, and is not read as such.
-    here = [f"data.path={json.dumps(str(file))}", "data.validation_path=null", "data.test_path=null"]
-    recipe = load_recipe(file, [*(overrides or []), *here]).recipe
+    recipe = load_recipe_alone(file, overrides).recipe
     target, notes = _target(recipe, gpu)
     forecast = make_forecast(recipe, find_base(recipe.base).config, target)
     notes.append(f"rows are taken as full, {recipe.data.max_length:,} tokens (data.max_length): the data are not read")

@@ -97,7 +97,22 @@ class Loaded:
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
-    """Reads and checks a recipe. Raises RecipeError with every problem, one a line."""
+    """Reads and checks a recipe whose data are here. Raises RecipeError with every problem, one a line."""
+    loaded = load_recipe_alone(path, overrides)
+    data = loaded.recipe.data
+    given = [("path", name) for name in data.paths] + [("validation_path", data.validation_path), ("test_path", data.test_path)]
+    missing = [f"data.{key}: there is no file {name}" for key, name in given if name is not None and not _is_there(name)]
+    if missing:
+        raise RecipeError(
+            "\n".join(missing),
+            hint=f"give another with {missing[0].split(':')[0]}=FILE; a relative path starts at the folder you call from; "
+            "hub:owner/name is a data set of the hub",
+        )
+    return loaded
+
+
+def load_recipe_alone(path: Path, overrides: list[str] | None = None) -> Loaded:
+    """Reads and checks a recipe; its data may be elsewhere. Raises RecipeError."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
         raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
@@ -111,17 +126,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
         raise RecipeError(f"{path}: byte {error.start} is not UTF-8", hint="save the recipe as UTF-8") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
-    loaded = parse_recipe(text, str(path), overrides or [], default_name=path.stem)
-    data = loaded.recipe.data
-    given = [("path", name) for name in data.paths] + [("validation_path", data.validation_path), ("test_path", data.test_path)]
-    missing = [f"data.{key}: there is no file {name}" for key, name in given if name is not None and not _is_there(name)]
-    if missing:
-        raise RecipeError(
-            "\n".join(missing),
-            hint=f"give another with {missing[0].split(':')[0]}=FILE; a relative path starts at the folder you call from; "
-            "hub:owner/name is a data set of the hub",
-        )
-    return loaded
+    return parse_recipe(text, str(path), overrides or [], default_name=path.stem)
 
 
 def load_data_or_recipe(file: Path, overrides: list[str] | None = None) -> Loaded:

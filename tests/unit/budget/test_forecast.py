@@ -134,7 +134,9 @@ def test_what_is_not_priced_exactly_is_said():
     assert forecast("mistral-7b", "80GB").notes == []
     whole = forecast("mistral-7b", "24GB", "adapter.modules_to_save=[lm_head]")
     assert any("trained whole" in note for note in whole.notes)
-    assert forecast("mistral-7b", "24GB").target.budget_bytes - whole.target.budget_bytes == 16 * 32000 * 4096
+    # The weight, its gradient and both moments in float32, and a copy in 16 bits: in the peak of every way.
+    smallest = [min(choice.peak_bytes for choice in one.considered) for one in (forecast("mistral-7b", "24GB"), whole)]
+    assert smallest[1] - smallest[0] == pytest.approx(18 * 32000 * 4096, rel=0.05)
 
 
 def test_a_config_that_says_too_little_is_refused():

@@ -93,7 +93,7 @@ def test_a_plan_needs_a_config_alone(place, columns):
         "Ways to compute a step of 4 rows of 1,024 tokens",
         "Chosen: ",
         "Peak of each phase, of 12.0 GB",
-        "datasheet of the RTX 3060, not measured on one",
+        "datasheet of the RTX 4070, not measured on one",
     ):
         assert words in done.stdout
     assert "rows are taken as full, 1,024 tokens (data.max_length): the data are not read" in " ".join(done.stdout.split())
@@ -181,7 +181,7 @@ def test_every_way_is_a_line_with_its_figures(place):
         words = f"{choice.way.rows} x {choice.accumulation}"
         mine = [" ".join(line) for line in lines if line[0].strip() == words and f"{choice.peak_bytes / 1e9:,.1f}" in "  ".join(line)]
         assert any(f"{tokens_per_second(choice):,.0f}" in line for line in mine), choice
-    assert forecast_as_json(found, recipe)["rates_from"] == "datasheet of the RTX 3060"
+    assert forecast_as_json(found, recipe)["rates_from"] == "datasheet of the RTX 4070"
 
 
 @pytest.mark.parametrize(("gpu", "words"), [
