@@ -64,7 +64,7 @@ def test_what_a_run_took_is_kept_for_the_next_plan(recipe, tmp_path):
     assert len(kept) == 1
     assert kept[0].measured_bytes == 200_000_000  # 1 GB less the driver's part
     after = api.plan(recipe())
-    assert before.forecast.target.rates_from.startswith("datasheet")
+    assert before.forecast.target.rates_from == "steps measured on an H200"
     assert "1 run" in after.forecast.target.rates_from
     # This computer is slower than an H200; the next plan knows.
     assert after.plan.computing.predicted_step_seconds > 2 * before.plan.computing.predicted_step_seconds

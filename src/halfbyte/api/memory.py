@@ -13,7 +13,7 @@ from halfbyte.budget.forecast import Forecast, Target, make_forecast, predict_on
 from halfbyte.budget.history import calibrated, recall, remember, taken_by
 from halfbyte.budget.phases import loads_on_gpu
 from halfbyte.budget.predict import training_peak
-from halfbyte.budget.rates import effort_of, step_seconds
+from halfbyte.budget.rates import effort_of, origin_of, step_seconds
 from halfbyte.budget.shape import read_shape
 from halfbyte.data.batches import row_lengths
 from halfbyte.data.prepare import Prepared
@@ -96,7 +96,7 @@ def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target,
     asked = read_bytes(recipe.memory_budget) if recipe.memory_budget else free
     gpu, rates = rates_for(machine.name, machine.memory_bytes)
     history = recall(machine.name)
-    target = calibrated(Target(machine.name, min(free, asked), rates, f"datasheet of the {gpu.name}"), history, family)
+    target = calibrated(Target(machine.name, min(free, asked), rates, origin_of(gpu)), history, family)
     less = [f"memory_budget {recipe.memory_budget}: only {free / 1e9:.1f} GB are free now"] if asked > free else []
     return target, [*history.notes, *less]
 

@@ -7,7 +7,7 @@ from typing import Any
 from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest
 from halfbyte.budget.phases import Phase, looking_bytes, phases_of, rows_that_fit
 from halfbyte.budget.predict import training_peak
-from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, rates_of, typical_gpu
+from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, origin_of, rates_of, typical_gpu
 from halfbyte.budget.shape import Shape, read_shape
 from halfbyte.budget.step import Work
 from halfbyte.errors import MachineError, RecipeError
@@ -91,11 +91,11 @@ def target_of(words: str) -> Target:
     if re.match(r"\s*[\d.]+\s*[kmgt]i?b?\s*$", words, re.IGNORECASE):
         budget = read_bytes(words, "--gpu")
         gpu = typical_gpu(budget / 1e9)
-        return Target(words.strip(), budget, rates_of(gpu), f"datasheet of the {gpu.name}")
+        return Target(words.strip(), budget, rates_of(gpu), origin_of(gpu))
     gpu_named = known_gpu(words)
     if gpu_named is None:
         raise RecipeError(f"--gpu: no GPU is known as {words!r}", hint=f"give its memory, such as 24GB, or one of {', '.join(one.name for one in GPUS)}")
-    return Target(gpu_named.name, int(gpu_named.memory_gb * 1e9), rates_of(gpu_named), f"datasheet of the {gpu_named.name}")
+    return Target(gpu_named.name, int(gpu_named.memory_gb * 1e9), rates_of(gpu_named), origin_of(gpu_named))
 
 
 def rates_for(name: str, memory_bytes: int) -> tuple[Gpu, Rates]:

@@ -71,6 +71,11 @@ def typical_gpu(memory_gb: float) -> Gpu:
     return max((gpu for gpu in enough if gpu.memory_gb == smallest), key=lambda gpu: gpu.tera_flops)
 
 
+def origin_of(gpu: Gpu) -> str:
+    """Of its rates, in words."""
+    return f"steps measured on an {gpu.name}" if gpu is H200 else f"datasheet of the {gpu.name}"
+
+
 def rates_of(gpu: Gpu) -> Rates:
     """Scaled from the H200 by the datasheets."""
     arithmetic, traffic = gpu.tera_flops / H200.tera_flops, gpu.terabytes_per_second / H200.terabytes_per_second

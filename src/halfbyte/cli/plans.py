@@ -11,7 +11,7 @@ from rich.text import Text
 
 from halfbyte.budget.choose import Choice
 from halfbyte.budget.forecast import Forecast, Target, make_forecast, read_bytes, refuse, target_of
-from halfbyte.budget.history import MEASURED, calibrated, recall
+from halfbyte.budget.history import calibrated, recall
 from halfbyte.budget.rates import known_gpu
 from halfbyte.budget.shadow import HALF
 from halfbyte.budget.step import Work, four_bit_bytes, paged_bytes
@@ -188,7 +188,7 @@ def _bar(share: float, drawn: bool) -> str:
 def _rests_on(forecast: Forecast) -> list[str]:
     """Where the figures come from, and what the plan takes beside the GPU's memory."""
     target = forecast.target
-    times = target.rates_from if MEASURED in target.rates_from else f"{target.rates_from}, not measured on one"
+    times = f"{target.rates_from}, not measured on one" if target.rates_from.startswith("datasheet") else target.rates_from
     lines = [f"Times: {times}.", f"Memory: of the whole GPU; {_gb(target.driver_bytes)} GB of it are the driver's."]
     if forecast.choice is not None and (host := {name: taken for name, taken in host_bytes(forecast.choice.work).items() if taken}):
         parts = ", ".join(f"{name} {size(taken)}" for name, taken in host.items())
