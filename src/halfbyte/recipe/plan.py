@@ -127,10 +127,12 @@ def tell_computing(computing: Computing) -> Decision:
         parts.append(f"weights of {away} layers in the computer's memory")
     if sixteen := sum(layer.weights == "16bit" for layer in layers):
         parts.append(f"weights of {sixteen} layers kept in 16 bits")
-    if computing.predicted_bytes is None:
-        return Decision("memory", ", ".join(parts), "as the recipe has it: memory is not short on this device")
-    seconds = f", {computing.predicted_step_seconds:.2g} s a step" if computing.predicted_step_seconds else ""
-    return Decision("memory", ", ".join(parts), f"{computing.predicted_bytes / 1e9:.1f} GB predicted{seconds}: the fastest way that fits")
+    told = ", ".join(parts)
+    if computing.predicted_step_seconds is None:  # nothing was chosen
+        about = f"; about {computing.predicted_bytes / 1e9:.1f} GB, roughly" if computing.predicted_bytes else ""
+        return Decision("memory", told, f"as the recipe has it{about}")
+    predicted = f"{(computing.predicted_bytes or 0) / 1e9:.1f} GB predicted, {computing.predicted_step_seconds:.2g} s a step"
+    return Decision("memory", told, f"{predicted}: the fastest way that fits")
 
 
 def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:
