@@ -105,7 +105,7 @@ def our_step(model: "nn.Module", ids: "Tensor", optimizer: "torch.optim.Optimize
 
 
 def ours(given: Given, checkpointing: bool = True) -> "nn.Module":
-    """halfbyte's plain path, put together as api.train does."""
+    """halfbyte's plain path: its loading, its adapter, its step. Every layer is recomputed or none, where api.train lets the plan choose."""
     import torch
 
     from halfbyte.model.adapter import add_adapter

@@ -28,7 +28,7 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "driver_bytes", lambda: 800_000_000)
     monkeypatch.setattr(memory, "peak_bytes", lambda device: 1_000_000_000)
     monkeypatch.setattr(memory, "begin_phase", lambda device: None)
-    monkeypatch.setattr("halfbyte.train.loop.peak_bytes", lambda device: 1_000_000_000)
+    monkeypatch.setattr("halfbyte.train.loop.peak_bytes", lambda device: 1_300_000_000)
     base = make_base(tmp_path / "base")
     file = tmp_path / "talk.csv"
     file.write_text("prompt,response\n" + "".join(f"who is number {i},the keeper {i} of the old lamp\n" for i in range(40)), encoding="utf-8")
@@ -52,7 +52,7 @@ def test_the_plan_chooses_and_the_run_is_computed_so(recipe, tmp_path):
     assert [phase["name"] for phase in plan["memory"]["phases"]] == ["load", "step", "evaluate", "generate", "merge"]
     assert [event["phase"] for event in events(run, "memory")] == ["load", "train", "evaluate"]
     assert report["memory"]["predicted_bytes"] == plan["predicted_bytes"] > 800_000_000
-    assert report["memory"]["measured_bytes"] == 1_000_000_000
+    assert report["memory"]["measured_bytes"] == 1_300_000_000  # the most that any event tells
     assert report["time"]["predicted_step_seconds"] > 0
     assert report["status"] == "finished"
 
@@ -68,6 +68,14 @@ def test_what_a_run_took_is_kept_for_the_next_plan(recipe, tmp_path):
     assert "1 run" in after.forecast.target.rates_from
     # This computer is no H200; the next plan knows.
     assert after.forecast.target.rates != before.forecast.target.rates
+
+
+def test_a_driver_that_cannot_be_told_from_others_teaches_nothing(recipe, tmp_path, monkeypatch):
+    """As much as is counted at most: another program is there, and the next plans would leave room for it in vain."""
+    monkeypatch.setattr(memory, "driver_bytes", lambda: memory.MOST_DRIVER_BYTES)
+    monkeypatch.setattr(memory, "peak_bytes", lambda device: memory.MOST_DRIVER_BYTES + 200_000_000)
+    api.train(recipe(), tmp_path / "runs")
+    assert [(run.driver_bytes, run.measured_bytes) for run in recall(GPU).runs] == [(0, 200_000_000)]
 
 
 @pytest.mark.parametrize("layers", ["weights away", "recomputed"])
@@ -98,6 +106,21 @@ def test_a_run_that_does_not_fit_names_the_cheapest_change(recipe):
         api.plan(recipe("memory_budget=900MB"))
     assert caught.value.hint
     assert "Traceback" not in caught.value.hint
+
+
+def test_a_budget_is_kept_where_memory_cannot_be_planned_and_said_to_mean_nothing_on_a_cpu(recipe, monkeypatch):
+    from halfbyte.errors import ModelError
+
+    def no_shape(config, name):
+        raise ModelError("says too little", hint="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "read_shape", no_shape)
+        planned = api.plan(recipe("memory_budget=1500MB"))
+        assert planned.plan.computing.limit_bytes == 600_000_000
+        assert api.plan(recipe()).plan.computing.limit_bytes is None
+    monkeypatch.setattr(api, "look_at_machine", lambda: Machine("cpu", "CPU", 2, None, 2_000_000_000))
+    assert any("nothing is limited here" in note for note in api.plan(recipe("memory_budget=1500MB")).plan.notes)
 
 
 def test_a_run_that_ran_out_is_kept_for_the_next_plan(recipe, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from halfbyte.budget.choose import DRIVER_BYTES
 from halfbyte.budget.forecast import Forecast, Target, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import calibrated, recall, remember, taken_by
 from halfbyte.budget.phases import loads_on_gpu
@@ -21,7 +22,7 @@ from halfbyte.errors import ModelError
 from halfbyte.model.adapter import add_adapter, load_adapter
 from halfbyte.model.base import Base
 from halfbyte.model.load import Loaded, load_base
-from halfbyte.model.machine import begin_phase, driver_bytes, free_bytes, peak_bytes, torch_device
+from halfbyte.model.machine import MOST_DRIVER_BYTES, begin_phase, driver_bytes, free_bytes, peak_bytes, torch_device
 from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Computing, Decision, Machine, Plan, as_asked
@@ -49,21 +50,24 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
     """Raises MachineError, with the cheapest change that helps, where nothing fits into the GPU."""
     longest, mean = _lengths(prepared)
     if machine.device == "cpu":
-        return Memory(*_on_cpu(recipe, base, longest))
+        computing, notes = _on_cpu(recipe, base, longest)
+        less = [f"memory_budget {recipe.memory_budget} is for a GPU's memory: nothing is limited here"] if recipe.memory_budget else []
+        return Memory(computing, None, [*notes, *less])
     packed = recipe.data.packing != "none"
     try:
-        read_shape(base.config, base.name)
+        family = read_shape(base.config, base.name).family
     except ModelError as error:
         computing = as_asked(recipe.train, recipe.evaluate.batch_size or 2 * recipe.train.batch_size, 0)
-        return Memory(computing, None, [f"memory is not planned: {error.message}"])
-    target, notes = _target_here(recipe, machine, str(base.config.get("model_type")))
+        limit = read_bytes(recipe.memory_budget) - DRIVER_BYTES if recipe.memory_budget else None
+        return Memory(replace(computing, limit_bytes=limit), None, [f"memory is not planned: {error.message}"])
+    target, notes = _target_here(recipe, machine, family)
     forecast = make_forecast(recipe, base.config, target, longest, packed)
     choice = forecast.choice
     if choice is None:
         raise refuse(forecast, recipe)
     usual = replace(choice.work, tokens=mean)
     peak = training_peak(usual)
-    seconds = step_seconds(effort_of(usual, peak.launches, peak.written_bytes), target.rates) * target.time_factor
+    seconds = step_seconds(effort_of(usual, peak.launches, peak.written_bytes), target.rates)
     computing = Computing(
         choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows,
         load_on_cpu=not loads_on_gpu(choice.work, target.budget_bytes, target.driver_bytes),
@@ -80,14 +84,14 @@ def _lengths(prepared: Prepared) -> tuple[int, int]:
     return int(max(part.max() for part in lengths)), max(2, round(float(row_lengths(prepared.train).mean())))
 
 
-def _on_cpu(recipe: Recipe, base: Base, longest: int) -> tuple[Computing, None, list[str]]:
+def _on_cpu(recipe: Recipe, base: Base, longest: int) -> tuple[Computing, list[str]]:
     """Nothing is chosen; what it will take is a rough figure."""
     try:
         shape = read_shape(base.config, base.name)
     except ModelError as error:
-        return as_asked(recipe.train, recipe.evaluate.batch_size, 0), None, [f"memory is not predicted: {error.message}"]
+        return as_asked(recipe.train, recipe.evaluate.batch_size, 0), [f"memory is not predicted: {error.message}"]
     computing = as_asked(recipe.train, recipe.evaluate.batch_size, shape.layers)
-    return replace(computing, predicted_bytes=predict_on_cpu(recipe, base.config, computing, longest)), None, []
+    return replace(computing, predicted_bytes=predict_on_cpu(recipe, base.config, computing, longest)), []
 
 
 def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target, list[str]]:
@@ -154,8 +158,9 @@ def learn(memory: Memory, machine: Machine, steps: list[Event]) -> list[str]:
     choice, driver = forecast.choice, driver_bytes()
     seconds = statistics.median(event["tokens"] / event["tokens_per_second"] for event in settled)
     tokens = statistics.median(event["tokens"] for event in settled) / (choice.way.rows * choice.accumulation)
-    measured = max(event["peak_bytes"] for event in steps) - driver
-    return remember(machine.name, taken_by(choice, forecast.target, measured, driver, seconds, tokens)).notes
+    measured = peak_bytes(machine.device) - driver
+    known = 0 if choice.work.optimizer.startswith("paged") or driver >= MOST_DRIVER_BYTES else driver  # paged state lies there too, and other programs
+    return remember(machine.name, taken_by(choice, forecast.target, measured, known, seconds, tokens)).notes
 
 
 def learn_that_it_ran_out(memory: Memory, machine: Machine) -> None:

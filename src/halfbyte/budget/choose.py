@@ -52,7 +52,7 @@ class Choice:
     peak_bytes: int
     """Of the whole GPU: PyTorch, the driver's part, paged optimizer state."""
     torch_bytes: int
-    """What PyTorch may take: the limit under which it runs."""
+    """Of it, what PyTorch is expected to take."""
     step_seconds: float
     fits: bool
 
@@ -87,7 +87,6 @@ class Bounds:
     driver_bytes: int = DRIVER_BYTES
     memory_factor: float = 1.0
     """What runs on this machine took, over what was predicted; at least 1."""
-    time_factor: float = 1.0
     paged_leaves: bool = False
     """Whether paged optimizer state is counted as having left the GPU, which the driver sees to when memory runs short."""
 
@@ -160,7 +159,7 @@ def price(work: Work, way: Way, bounds: Bounds) -> Choice:
 def _choice(work: Work, way: Way, enough: int, paged: int, seconds: float, bounds: Bounds) -> Choice:
     torch_bytes = int(enough * bounds.memory_factor)
     whole = torch_bytes + bounds.driver_bytes + (0 if bounds.paged_leaves else paged)
-    return Choice(way, work, whole, torch_bytes, seconds * bounds.time_factor, whole <= bounds.budget_bytes)
+    return Choice(way, work, whole, torch_bytes, seconds, whole <= bounds.budget_bytes)
 
 
 def _one_less(choice: Choice, exact: Choice, bounds: Bounds, checkpointing: bool | None) -> Choice | None:

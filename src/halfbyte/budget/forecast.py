@@ -1,7 +1,9 @@
 """The memory plan of a recipe, from its base's config.json alone: no weights, no data, no GPU, no torch. Read `make_forecast` first."""
 
+import json
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest
@@ -31,11 +33,10 @@ class Target:
     """Where the rates come from, in words."""
     driver_bytes: int = DRIVER_BYTES
     memory_factor: float = 1.0
-    time_factor: float = 1.0
 
     @property
     def bounds(self) -> Bounds:
-        return Bounds(self.budget_bytes, self.rates, self.driver_bytes, self.memory_factor, self.time_factor)
+        return Bounds(self.budget_bytes, self.rates, self.driver_bytes, self.memory_factor)
 
 
 @dataclass(frozen=True)
@@ -123,24 +124,48 @@ def ask(recipe: Recipe, config: dict[str, Any], tokens: int | None = None, packe
     )  # fmt: skip
 
 
+def _going_on(recipe: Recipe) -> Recipe:
+    """Of an adapter that the run goes on from, rank and modules are kept, whatever the recipe says. One that cannot be read is refused when it is loaded."""
+    start = recipe.adapter.init_from
+    files = [folder / "adapter_config.json" for folder in (Path(start) / "adapter", Path(start))] if start is not None else []
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return recipe
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        modules = kept["target_modules"]
+        changes = {
+            "r": int(kept["r"]), "target_modules": modules if isinstance(modules, list) else "all-linear", "dropout": float(kept["lora_dropout"]),
+            "modules_to_save": kept["modules_to_save"] or [],
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        return recipe
+    return recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update=changes)})
+
+
 def _targets(adapter: Adapter, shape: Shape) -> tuple[str, ...] | None:
-    """By the last word of each name, as peft matches them."""
+    """By the last word of each name: a path that means one layer counts for all. None (all of them) where no name is known here."""
     if adapter.target_modules == "all-linear":
         return None
-    wanted = {name.rsplit(".", 1)[-1] for name in adapter.target_modules}
-    return tuple(linear.name for linear in shape.linears if linear.name in wanted)
+    wanted = {_last_word(name) for name in adapter.target_modules}
+    return tuple(linear.name for linear in shape.linears if linear.name in wanted) or None
+
+
+def _last_word(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
 
 
 def make_forecast(recipe: Recipe, config: dict[str, Any], target: Target, tokens: int | None = None, packed: bool | None = None) -> Forecast:
     """Chooses, prices every phase, and names the cheapest change where nothing fits. Raises ModelError for a config that says too little."""
+    recipe = _going_on(recipe)
     asked = ask(recipe, config, tokens, packed)
-    notes = _notes(recipe, asked.work.shape)
+    notes = _notes(recipe, asked.work)
     choice, considered = choose(asked, target)
     if choice is None:
         return Forecast(target, asked.work.shape, None, considered, [], 1, _cheapest_change(recipe, asked, target), notes)
     wanted = asked.evaluate_rows or 2 * choice.way.rows
     rows = rows_that_fit(choice, target.budget_bytes, target.driver_bytes, wanted, asked.new_tokens)
-    phases = phases_of(choice, target.driver_bytes, rows, asked.new_tokens)
+    phases = phases_of(choice, target.budget_bytes, target.driver_bytes, rows, asked.new_tokens)
     if rows < wanted and asked.evaluate_rows:
         notes.append(f"evaluate.batch_size {wanted} does not fit: {rows} at a time")
     return Forecast(target, asked.work.shape, choice, considered, phases, rows, None, notes)
@@ -152,7 +177,7 @@ PROCESS_BYTES = 900_000_000
 
 def predict_on_cpu(recipe: Recipe, config: dict[str, Any], computing: Computing, tokens: int) -> int:
     """Rough: resident memory of the process. Activations are float32, twice what is simulated; evaluation computes more rows, of which nothing is kept."""
-    asked = ask(recipe, config, tokens)
+    asked = ask(_going_on(recipe), config, tokens)
     work = replace(asked.work, rows=computing.micro_batch_size, accumulation=computing.gradient_accumulation_steps, layers=computing.layers)
     peak = training_peak(work)
     step = peak.base_bytes + 2 * (peak.allocated_bytes - peak.base_bytes)
@@ -161,10 +186,11 @@ def predict_on_cpu(recipe: Recipe, config: dict[str, Any], computing: Computing,
 
 
 def choose(asked: Asked, target: Target) -> tuple[Choice | None, list[Choice]]:
-    """As choose_way; where nothing fits and the optimizer is free, its state is paged too, so that it may leave the GPU."""
+    """As choose_way; where nothing fits and the optimizer's state is paged, or may be because the optimizer is free, the state may leave the GPU."""
     found = choose_way(asked.work, asked.effective_rows, target.bounds, asked.checkpointing)
-    if found[0] is None and asked.optimizer_is_free:
-        paged = replace(asked.work, optimizer="paged_adamw_32bit")
+    is_paged = asked.work.optimizer.startswith("paged")
+    if found[0] is None and (is_paged or asked.optimizer_is_free):
+        paged = asked.work if is_paged else replace(asked.work, optimizer="paged_adamw_32bit")
         again = choose_way(paged, asked.effective_rows, replace(target.bounds, paged_leaves=True), asked.checkpointing)
         if again[0] is not None:
             return again
@@ -184,7 +210,7 @@ def _cheapest_change(recipe: Recipe, asked: Asked, target: Target) -> Change | N
         ways += [(beside.strip(), lean)] if not asked.work.four_bit else []
     if "8bit" not in asked.work.optimizer:
         ways.append(("train.optimizer=adamw_8bit", replace(asked, work=replace(asked.work, optimizer="adamw_8bit"), optimizer_is_free=False)))
-    if asked.work.rank > 8:
+    if asked.work.rank > 8 and recipe.adapter.init_from is None:
         ways.append(("adapter.r=8", replace(asked, work=replace(asked.work, rank=8))))
     for keys, changed in ways:
         if (best := _change(keys, changed, target)) is not None:
@@ -212,10 +238,17 @@ def _change(keys: str, asked: Asked, target: Target) -> Change | None:
     return Change(keys, choice.peak_bytes, choice.step_seconds * asked.effective_rows) if choice else None
 
 
-def _notes(recipe: Recipe, shape: Shape) -> list[str]:
-    notes = []
+def _notes(recipe: Recipe, work: Work) -> list[str]:
+    notes, shape = [], work.shape
     if not shape.exact:
         notes.append(f"memory and time of {shape.family} are estimated as if its blocks were Llama's: leave room")
+    if shape.window is not None and work.tokens > shape.window:
+        notes.append(f"rows longer than the attention's window of {shape.window:,} tokens have not been measured: leave room")
+    if recipe.train.precision == "float32":
+        notes.append("memory and time are those of 16-bit arithmetic: float32 takes up to twice the memory and several times the time, so leave room")
+    known = {linear.name for linear in shape.linears}
+    if recipe.adapter.target_modules != "all-linear" and (other := [name for name in recipe.adapter.target_modules if _last_word(name) not in known]):
+        notes.append(f"adapter.target_modules: {', '.join(other)} is not priced: leave room")
     if recipe.adapter.kind == "dora":
         notes.append("DoRA takes more memory and time than the LoRA that is priced here: leave room")
     if recipe.adapter.modules_to_save:

@@ -90,7 +90,7 @@ def taken_by(
     shape = f"{work.shape.family} {work.shape.layers} x {work.shape.width}"
     return Taken(
         shape, work.rows, work.accumulation, work.tokens, choice.told(), int(choice.torch_bytes / target.memory_factor), measured_bytes, driver_bytes,
-        step_seconds(effort, target.rates) * target.time_factor, step_seconds_measured, effort, ran_out,
+        step_seconds(effort, target.rates), step_seconds_measured, effort, ran_out,
     )  # fmt: skip
 
 

@@ -21,13 +21,14 @@ class Phase:
     told: str
 
 
-def phases_of(choice: Choice, driver_bytes: int, evaluate_rows: int, new_tokens: int) -> list[Phase]:
+def phases_of(choice: Choice, budget_bytes: int, driver_bytes: int, evaluate_rows: int, new_tokens: int) -> list[Phase]:
     """In the order in which a run meets them."""
     work = choice.work
     rows = f"{evaluate_rows} row{'s' * (evaluate_rows != 1)} at a time"
-    read = "read and quantised" if work.four_bit else "read"
+    on_gpu = loads_on_gpu(work, budget_bytes, driver_bytes)
+    read = ("read and quantised" if work.four_bit else "read") + ("" if on_gpu else " in the computer's memory,")
     return [
-        Phase("load", driver_bytes + load_bytes(work), f"weights are {read} one matrix after another"),
+        Phase("load", driver_bytes + max(placed_bytes(work), load_bytes(work) if on_gpu else 0), f"weights are {read} one matrix after another"),
         Phase("step", choice.peak_bytes, f"{work.rows} x {work.accumulation} rows of {work.tokens:,} tokens, {choice.told()}"),
         Phase("evaluate", driver_bytes + looking_bytes(work, evaluate_rows), f"{rows}, nothing kept"),
         Phase("generate", driver_bytes + generating_bytes(work, evaluate_rows, new_tokens), f"{rows}, a cache for {work.tokens + new_tokens:,} tokens each"),
@@ -36,10 +37,16 @@ def phases_of(choice: Choice, driver_bytes: int, evaluate_rows: int, new_tokens:
 
 
 def load_bytes(work: Work) -> int:
-    """The base as it lies in the end, and the matrices in 16 bits that are quantised meanwhile."""
+    """The whole base, before any layer is put elsewhere, and the matrices in 16 bits that are quantised meanwhile."""
+    whole = placed_bytes(replace(work, layers=tuple(replace(layer, weights="4bit") for layer in work.layers)))
+    return whole + (AT_ONCE * max(linear.weights for linear in work.shape.linears) * HALF if work.four_bit else 0)
+
+
+def placed_bytes(work: Work) -> int:
+    """The base as it lies in the end."""
     allocator = Allocator()
     held = place_base(work, allocator)
-    total = allocator.allocated + (AT_ONCE * max(linear.weights for linear in work.shape.linears) * HALF if work.four_bit else 0)
+    total = allocator.allocated
     for block in held:
         allocator.free(block)
     return total
@@ -47,8 +54,7 @@ def load_bytes(work: Work) -> int:
 
 def loads_on_gpu(work: Work, budget_bytes: int, driver_bytes: int) -> bool:
     """Whether the whole base fits while it is loaded; otherwise it is loaded and quantised in the computer's memory, which takes longer."""
-    on_gpu = replace(work, layers=tuple(replace(layer, weights="4bit") for layer in work.layers))
-    return driver_bytes + load_bytes(on_gpu) <= budget_bytes
+    return driver_bytes + load_bytes(work) <= budget_bytes
 
 
 @lru_cache(maxsize=64)

@@ -116,7 +116,7 @@ def effort_of(work: Work, launches: float, written_bytes: float) -> Effort:
     head = shape.vocabulary * shape.width
     products = 2 * tokens * (weights * (2 * layers + again) + adapter * (3 * layers + again) + 2 * head)
     square = shape.family == "falcon"
-    pairs = work.tokens * (1.0 if square or work.packed else 0.5)  # what a fused causal kernel leaves out
+    pairs = work.tokens * (1.0 if work.masked else 0.5)  # what a fused causal kernel leaves out
     attention = 4 * tokens * pairs * shape.heads * shape.head_width * (3.5 * layers + again)
     quantised = sum(2 + (layer.activations != "kept") for layer in work.layers if work.four_bit and layer.weights != "16bit") * len(shape.linears)
     moved = layer_bytes(work) * 2 * sum(layer.weights == "cpu" for layer in work.layers)

@@ -43,6 +43,8 @@ class Shape:
     norms_of_heads: bool
     """Qwen3 normalises queries and keys."""
     linears: tuple[Linear, ...]
+    window: int | None = None
+    """Tokens that a token sees, where they are fewer than there may be in a row."""
 
     @property
     def linear_weights(self) -> int:
@@ -91,7 +93,11 @@ def read_shape(config: dict[str, Any], name: str = "the base") -> Shape:
         Linear("gate_proj", feed, width), Linear("up_proj", feed, width), Linear("down_proj", width, feed),
     )  # fmt: skip
     tied = bool(settings.get("tie_word_embeddings", False))
-    return Shape(family, family in LLAMA_FAMILY, layers, width, heads, key_heads, head_width, feed, number("vocab_size"), tied, family == "qwen3", linears)
+    window = number("sliding_window", default=0) if settings.get("use_sliding_window", True) else 0
+    return Shape(
+        family, family in LLAMA_FAMILY, layers, width, heads, key_heads, head_width, feed, number("vocab_size"), tied, family == "qwen3", linears,
+        window or None,
+    )  # fmt: skip
 
 
 def _falcon(settings: dict[str, Any], width: int, layers: int, heads: int, vocabulary: int, feed: int) -> Shape:

@@ -69,6 +69,12 @@ class Work:
         return self.rows * self.tokens
 
     @property
+    def masked(self) -> bool:
+        """Whether attention is given a mask; otherwise the kernel knows that it is causal."""
+        beyond = self.shape.window is not None and self.tokens > self.shape.window
+        return self.packed or beyond or self.shape.family == "falcon"
+
+    @property
     def adapter_weights(self) -> int:
         return self.shape.layers * sum(self.rank_of(linear) * (linear.outputs + linear.inputs) for linear in self.shape.linears)
 
@@ -237,7 +243,7 @@ def _model(work: Work, tape: Tape) -> tuple[Shadow, Shadow]:
     turns = [tape.new(positions, HALF), tape.new(positions, HALF)]
     del angles
     square = work.rows * work.tokens * work.tokens
-    mask = [tape.new(square, BYTE)] if work.packed or shape.family == "falcon" else []
+    mask = [tape.new(square, BYTE)] if work.masked else []
     block = falcon_block if shape.family == "falcon" else llama_block
     for number, layer in enumerate(work.layers):
         run = _of_layer(block, work, tape, number, mask)

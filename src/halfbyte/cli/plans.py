@@ -14,6 +14,7 @@ from halfbyte.budget.forecast import Forecast, Target, make_forecast, read_bytes
 from halfbyte.budget.history import calibrated, recall
 from halfbyte.budget.rates import known_gpu
 from halfbyte.budget.shadow import HALF
+from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work, four_bit_bytes, paged_bytes
 from halfbyte.cli.screen import print_json, printable
 from halfbyte.model.base import find_base
@@ -33,8 +34,9 @@ CLEARLY = 0.99
 def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: bool, console: Console) -> None:
     """Shows the plan of a recipe for a GPU that need not be here. Raises MachineError, with what was weighed shown, where nothing fits."""
     recipe = load_recipe_alone(file, overrides).recipe
-    target, notes = _target(recipe, gpu)
-    forecast = make_forecast(recipe, find_base(recipe.base).config, target)
+    config = find_base(recipe.base).config
+    target, notes = _target(recipe, gpu, read_shape(config, recipe.base).family)
+    forecast = make_forecast(recipe, config, target)
     notes.append(f"rows are taken as full, {recipe.data.max_length:,} tokens (data.max_length): the data are not read")
     forecast = replace(forecast, notes=[*notes, *forecast.notes])
     if as_json:
@@ -49,7 +51,7 @@ def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: boo
         raise refuse(forecast, recipe)
 
 
-def _target(recipe: Recipe, gpu: str) -> tuple[Target, list[str]]:
+def _target(recipe: Recipe, gpu: str, family: str) -> tuple[Target, list[str]]:
     """The GPU asked for, as far as the recipe lets it be used, with what was measured on one here."""
     target, notes = target_of(gpu), []
     if recipe.memory_budget is not None and (budget := read_bytes(recipe.memory_budget)) < target.budget_bytes:
@@ -57,7 +59,7 @@ def _target(recipe: Recipe, gpu: str) -> tuple[Target, list[str]]:
         notes.append(f"memory_budget {recipe.memory_budget} of the recipe is what may be used")
     if known_gpu(gpu) is not None:
         history = recall(target.name)
-        return calibrated(target, history), [*notes, *history.notes]
+        return calibrated(target, history, family), [*notes, *history.notes]
     return target, notes
 
 

@@ -1,5 +1,6 @@
 """What this machine is: the facts that the plan decides by. Cheap; loads no model."""
 
+import gc
 import logging
 import os
 import sys
@@ -37,10 +38,14 @@ def memory_limit_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """Of the GPU: what a run of this process could take in all, what it holds already and its CUDA context included."""
+    """Of the GPU: what a run of this process could take in all, its CUDA context included, and what PyTorch holds but does not use.
+
+    Tensors that are alive, such as a model that a notebook still talks to, stay where they are.
+    """
+    gc.collect()  # a model that nobody refers to any more is a cycle
     free, total = torch.cuda.mem_get_info()
     reserved = torch.cuda.memory_reserved()
-    return free + reserved + min(CONTEXT_BYTES, total - free - reserved)
+    return free + reserved - torch.cuda.memory_allocated() + min(CONTEXT_BYTES, total - free - reserved)
 
 
 def driver_bytes() -> int:
@@ -52,6 +57,7 @@ def driver_bytes() -> int:
 def begin_phase(device: str) -> None:
     """What the phase before left unused is given back, and the peak begins anew."""
     if device == "cuda":
+        gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

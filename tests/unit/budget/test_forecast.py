@@ -1,5 +1,6 @@
 """The plan of a recipe from its config alone: what it chooses, what it names where nothing fits, how long it takes, what it refuses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def test_optimizer_state_may_leave_where_it_is_left_to_the_plan():
     """With a large adapter the state decides: paged, where the recipe says nothing; refused, where it asks for what cannot leave."""
     overrides = ["adapter.r=256", "data.max_length=256", "train.gradient_accumulation_steps=1"]
     free, fixed = forecast("mistral-7b", "13GB", *overrides), forecast("mistral-7b", "13GB", *overrides, "train.optimizer=adamw_torch")
+    asked = forecast("mistral-7b", "13GB", *overrides, "train.optimizer=paged_adamw_32bit")
+    assert asked.choice == free.choice  # asked for by a recipe, or by a run that is resumed: its state may leave as well
     assert free.choice is not None
     assert free.choice.work.optimizer == "paged_adamw_32bit"
     assert fixed.choice is None
@@ -128,8 +131,53 @@ def test_targets_are_matched_by_their_last_word():
     assert work.targets == ("q_proj", "down_proj")
 
 
+@pytest.mark.parametrize("family", ["mistral", "phi3"])
+def test_targets_that_are_no_projections_of_the_shape_are_not_priced_and_said(family):
+    """lm_head, or the names of a family that is taken for Llama's: without any known one a step without an adapter was simulated, and failed."""
+    config = configs()["mistral-7b"] | {"model_type": family}
+    found = make_forecast(recipe("adapter.target_modules=[lm_head, self_attn.qkv_proj]"), config, target_of("24GB"))
+    assert found.choice is not None
+    assert found.choice.work.targets is None
+    assert any("lm_head, self_attn.qkv_proj is not priced" in note for note in found.notes)
+    assert not any("not priced" in note for note in forecast("mistral-7b", "24GB", "adapter.target_modules=[self_attn.q_proj]").notes)
+
+
+def test_an_adapter_that_is_gone_on_from_keeps_its_rank_and_modules(tmp_path):
+    """The recipe's own were counted: r 16 for what trained with r 128."""
+    start = f"adapter.init_from={tmp_path}"
+    without = forecast("mistral-7b", "80GB", start)
+    (tmp_path / "adapter").mkdir()
+    saved = tmp_path / "adapter" / "adapter_config.json"
+    saved.write_text(json.dumps({"r": 128, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1, "modules_to_save": None}))
+    work = forecast("mistral-7b", "80GB", start).choice.work
+    assert (work.rank, work.targets, work.dropout, work.whole_weights) == (128, ("q_proj", "down_proj"), True, 0)
+    saved.write_text(json.dumps({"r": 64, "target_modules": "all-linear", "lora_dropout": 0.0, "modules_to_save": None}))
+    refused = forecast("mistral-7b", "4GB", start, *NOTHING_FITS[3][2])
+    assert refused.choice is None
+    assert refused.change is None or "adapter.r" not in refused.change.keys  # it would not be obeyed
+    for damaged in ("{", "[]", '{"r": null}'):
+        saved.write_text(damaged)
+        assert forecast("mistral-7b", "80GB", start) == without
+
+
+def test_rows_beyond_the_attentions_window_have_a_mask():
+    """Mistral 7B v0.1 sees 4,096 tokens: the mask of longer rows was not counted."""
+    config = configs()["mistral-7b"]
+    peaks = {}
+    for tokens in (2048, 8192):
+        for window in (None, 4096):
+            asked = recipe(f"data.max_length={tokens}", "train.gradient_checkpointing=true")
+            found = make_forecast(asked, config | {"sliding_window": window}, target_of("80GB"))
+            peaks[tokens, window] = found.choice.peak_bytes
+            assert any("window of 4,096 tokens" in note for note in found.notes) == ((tokens, window) == (8192, 4096))
+    assert peaks[2048, 4096] == peaks[2048, None]
+    assert peaks[8192, 4096] > peaks[8192, None] + 8192 * 8192
+    assert read_shape(config | {"sliding_window": 4096, "use_sliding_window": False}).window is None
+
+
 def test_what_is_not_priced_exactly_is_said():
     assert any("phi3" in note for note in make_forecast(recipe(), configs()["llama-8b"] | {"model_type": "phi3"}, target_of("80GB")).notes)
+    assert any("float32" in note for note in forecast("mistral-7b", "80GB", "train.precision=float32").notes)
     assert any("DoRA" in note for note in forecast("mistral-7b", "80GB", "adapter.kind=dora").notes)
     assert forecast("mistral-7b", "80GB").notes == []
     whole = forecast("mistral-7b", "24GB", "adapter.modules_to_save=[lm_head]")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from halfbyte.budget.choose import Bounds, Way, price
-from halfbyte.budget.phases import generating_bytes, load_bytes, loads_on_gpu, looking_bytes, merging_bytes, phases_of, rows_that_fit
+from halfbyte.budget.phases import generating_bytes, load_bytes, loads_on_gpu, looking_bytes, merging_bytes, phases_of, placed_bytes, rows_that_fit
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import Rates
 from halfbyte.budget.step import Work
@@ -25,12 +25,12 @@ def base_bytes(work: Work) -> int:
 
 
 def test_loading_holds_matrices_that_are_not_quantised_yet():
-    """Of an unquantised base nothing but itself; layers in the computer's memory make it smaller."""
+    """Of an unquantised base nothing but itself; layers are put into the computer's memory when the whole is there."""
     largest = 2 * 4096 * 14336
     assert base_bytes(small()) + largest < load_bytes(small()) < base_bytes(small()) + 10 * largest
     plain = small(four_bit=False)
     assert load_bytes(plain) == base_bytes(plain)
-    assert load_bytes(small(placement=Placement("cpu"))) < load_bytes(small())
+    assert load_bytes(small(placement=Placement("cpu"))) == load_bytes(small()) > 1.5 * placed_bytes(small(placement=Placement("cpu")))
 
 
 def test_a_base_is_loaded_in_the_computers_memory_where_the_whole_does_not_fit():
@@ -74,13 +74,25 @@ def test_merging_holds_the_largest_matrix_in_all_its_forms():
 
 def test_phases_in_the_order_of_a_run():
     choice = price(small(), Way(1), PLENTY)
-    phases = phases_of(choice, 10**9, 2, 128)
+    phases = phases_of(choice, 10**12, 10**9, 2, 128)
     assert [phase.name for phase in phases] == ["load", "step", "evaluate", "generate", "merge"]
     assert phases[1].peak_bytes == choice.peak_bytes
     assert all(phase.peak_bytes > 10**9 for phase in phases)
     assert "2 rows at a time" in phases[2].told
-    assert "1 row at a time" in phases_of(choice, 10**9, 1, 128)[2].told
+    assert "1 row at a time" in phases_of(choice, 10**12, 10**9, 1, 128)[2].told
     assert choice.told() in phases[1].told
+
+
+def test_the_phase_of_loading_is_that_of_the_place_where_it_is_loaded():
+    """Layers that are away in the end are on the GPU while the base is loaded there: the measured peak of loading would lie above the predicted one."""
+    choice = price(small(), Way(1, away=LAYERS, inputs_away=True), PLENTY)
+    whole = load_bytes(choice.work)
+    on_gpu, on_cpu = (phases_of(choice, whole + 10**9 - short, 10**9, 1, 128)[0] for short in (0, 1))
+    assert on_gpu.peak_bytes == whole + 10**9
+    assert on_cpu.peak_bytes == placed_bytes(choice.work) + 10**9
+    assert ["in the computer's memory" in phase.told for phase in (on_gpu, on_cpu)] == [False, True]
+    sixteen = price(small(), Way(1, sixteen=LAYERS), PLENTY)
+    assert phases_of(sixteen, 10**12, 10**9, 1, 128)[0].peak_bytes == placed_bytes(sixteen.work) + 10**9
 
 
 def test_rows_of_evaluation_are_halved_until_they_fit():

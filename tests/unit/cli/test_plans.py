@@ -165,6 +165,9 @@ def test_what_was_measured_here_is_used(place, monkeypatch):
     assert after["driver_bytes"] == 10**9
     assert after["predicted_step_seconds"] == pytest.approx(2 * before["predicted_step_seconds"], rel=0.01)
     assert "Times: measured on this machine: 3 runs." in plan("r.yaml", "--gpu", "RTX 4090").stdout
+    other = taken_by(choice, found.target, 10**9, 10**9, 2 * choice.step_seconds)
+    remember("RTX 4090", replace(other, shape="falcon 32 x 4544", measured_bytes=2 * other.predicted_bytes))
+    assert as_json("--gpu", "RTX 4090")["chosen"]["peak_bytes"] == after["chosen"]["peak_bytes"]  # memory learns from the same family alone
     next((place / "cache" / "machines").glob("*.json")).write_text("{")
     assert any("cannot be read" in note for note in as_json("--gpu", "RTX 4090")["notes"])
     assert history.recall("H200").runs == []
