@@ -92,8 +92,8 @@ class Planned:
 OnPlan = Callable[[Planned, RunFolder], None]
 
 
-def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
-    """Reads the data and the base's config and tokenizer; loads no weights."""
+def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True) -> Planned:
+    """Reads the data and the base's config and tokenizer; loads no weights. `training`: False for what is only measured again."""
     recipe = loaded.recipe
     machine = look_at_machine()
     base = find_base(recipe.base)
@@ -112,9 +112,10 @@ def plan(loaded: Loaded, listener: Listener | None = None) -> Planned:
         if len(fitting) < len(prompts):
             notes.append(f"{len(prompts) - len(fitting)} held-out prompts are too long to be answered in the report; evaluate.prompts names others")
         prompts = fitting
-    if recipe.evaluate.neutral_path:  # what is wrong with it is told now, not after training
-        neutral_rows(tokenizer, recipe.data.max_length, recipe.evaluate.neutral_path)
-    memory = plan_memory(recipe, base, machine, prepared)
+    # What is wrong with a neutral text is told now, not after training.
+    neutral = neutral_rows(tokenizer, recipe.data.max_length, recipe.evaluate.neutral_path)
+    evaluated = max([len(row.ids) for row in neutral] + [len(prompt_ids([{"role": "user", "content": one}], prepared.template, tokenizer)) for one in prompts])
+    memory = plan_memory(recipe, base, machine, prepared, evaluated, training)
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
         [*first, *prepared.decisions, choose_quant(recipe.quant, base)], [*notes, *memory.notes], memory.computing, memory.pages,
@@ -166,7 +167,7 @@ def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | 
     others = [word for word in changes or [] if not word.startswith("evaluate.")]
     if others:
         raise RecipeError(f"{others[0]}: only keys of evaluate can be changed for a run that is trained", hint="train again with halfbyte train")
-    planned = plan(_kept_recipe(run, changes))
+    planned = plan(_kept_recipe(run, changes), training=False)
     _check_same(run, planned)
     run.check_adapter()
     with run.locked():

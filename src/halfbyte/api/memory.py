@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from halfbyte.budget.choose import DRIVER_BYTES
-from halfbyte.budget.forecast import Forecast, Target, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
+from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
+from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import calibrated, recall, remember, taken_by
 from halfbyte.budget.phases import loads_on_gpu
 from halfbyte.budget.predict import training_peak
@@ -22,7 +22,7 @@ from halfbyte.errors import ModelError
 from halfbyte.model.adapter import add_adapter, load_adapter
 from halfbyte.model.base import Base
 from halfbyte.model.load import Loaded, load_base
-from halfbyte.model.machine import MOST_DRIVER_BYTES, begin_phase, driver_bytes, free_bytes, peak_bytes, torch_device
+from halfbyte.model.machine import MOST_DRIVER_BYTES, begin_phase, driver_bytes, free_bytes, held_bytes, peak_bytes, torch_device
 from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Computing, Decision, Machine, Plan, as_asked
@@ -32,6 +32,7 @@ from halfbyte.runs.events import Event
 if TYPE_CHECKING:
     from peft import PeftModel
 
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 SETTLED_AFTER = 3
 """Steps: the first ones make kernels and the optimizer's state."""
 
@@ -46,8 +47,11 @@ class Memory:
     pages: bool = False
 
 
-def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared) -> Memory:
-    """Raises MachineError, with the cheapest change that helps, where nothing fits into the GPU."""
+def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared, evaluate_tokens: int = 0, training: bool = True) -> Memory:
+    """evaluate_tokens: of the longest text beside the data that is evaluated. Raises MachineError, with the cheapest change that helps, where nothing fits.
+
+    Without `training`, a base that is too large to be trained has all its layers in the computer's memory.
+    """
     longest, mean = _lengths(prepared)
     if machine.device == "cpu":
         computing, notes = _on_cpu(recipe, base, longest)
@@ -57,25 +61,38 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
     try:
         family = read_shape(base.config, base.name).family
     except ModelError as error:
-        computing = as_asked(recipe.train, recipe.evaluate.batch_size or 2 * recipe.train.batch_size, 0)
-        limit = read_bytes(recipe.memory_budget) - DRIVER_BYTES if recipe.memory_budget else None
-        return Memory(replace(computing, limit_bytes=limit), None, [f"memory is not planned: {error.message}"])
+        return _unplanned(recipe, base, error)
     target, notes = _target_here(recipe, machine, family)
-    forecast = make_forecast(recipe, base.config, target, longest, packed)
+    forecast = make_forecast(recipe, base.config, target, longest, packed, evaluate_tokens)
     choice = forecast.choice
-    if choice is None:
+    if choice is None and training:
         raise refuse(forecast, recipe)
+    if choice is None:
+        work = replace(ask(recipe, base.config, longest, packed).work, rows=1)
+        layers = smallest_way(work).placements(work.shape.layers)
+        told = "too large to be trained here: measured with its layers in the computer's memory"
+        return Memory(Computing(1, 1, layers, 1, load_on_cpu=True), None, [*notes, told])
     usual = replace(choice.work, tokens=mean)
     peak = training_peak(usual)
     seconds = step_seconds(effort_of(usual, peak.launches, peak.written_bytes), target.rates)
     computing = Computing(
-        choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows,
-        load_on_cpu=not loads_on_gpu(choice.work, target.budget_bytes, target.driver_bytes),
-        limit_bytes=forecast.target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
+        choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows, load_on_cpu=not loads_on_gpu(choice.work, target.bounds),
+        limit_bytes=target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
         predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds,
     )  # fmt: skip
     pages = recipe.train.optimizer == "auto" and choice.work.optimizer.startswith("paged")
     return Memory(computing, forecast, [*notes, *forecast.notes], pages)
+
+
+def _unplanned(recipe: Recipe, base: Base, error: ModelError) -> Memory:
+    """For a config that says too little: rows as the recipe has them, every layer recomputed unless it says otherwise."""
+    train = recipe.train
+    if train.gradient_checkpointing is None:
+        train = train.model_copy(update={"gradient_checkpointing": True})
+    layers = next((int(base.config[key]) for key in LAYER_KEYS if isinstance(base.config.get(key), int)), 0)
+    computing = as_asked(train, recipe.evaluate.batch_size or 2 * train.batch_size, layers)
+    limit = read_bytes(recipe.memory_budget) - DRIVER_BYTES if recipe.memory_budget else None
+    return Memory(replace(computing, limit_bytes=limit), None, [f"memory is not planned: {error.message}"])
 
 
 def _lengths(prepared: Prepared) -> tuple[int, int]:
@@ -107,11 +124,11 @@ def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target,
 
 @contextmanager
 def within_budget(machine: Machine, computing: Computing) -> Iterator[None]:
-    """Inside, PyTorch takes no more than the recipe's budget leaves it."""
+    """Inside, PyTorch takes no more than the recipe's budget leaves it, beside what it held before."""
     if computing.limit_bytes is None:
         yield
         return
-    with limit_memory(torch_device(machine), computing.limit_bytes):
+    with limit_memory(torch_device(machine), computing.limit_bytes + held_bytes(machine.device)):
         yield
 
 

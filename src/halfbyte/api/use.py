@@ -19,7 +19,9 @@ from halfbyte.model.adapter import load_adapter
 from halfbyte.model.base import check_same_base, find_base
 from halfbyte.model.load import load_base, load_tokenizer, set_cpu_repacking
 from halfbyte.model.machine import look_at_machine, torch_device
+from halfbyte.model.placement import place_layers
 from halfbyte.model.precision import DTYPES
+from halfbyte.recipe.plan import Placement
 from halfbyte.recipe.schema import FP4, NF4, NoQuant
 from halfbyte.runs.folder import open_run
 
@@ -49,8 +51,13 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     tokenizer = load_tokenizer(base)
     machine = look_at_machine()
     precision = kept["precision"] if machine.device == "cuda" else "float32"
-    loaded = load_base(base, _quant(kept["quant"]), precision, torch_device(machine))
-    model = load_adapter(loaded.model, str(path))
+    computing = kept.get("computing") or {}
+    away = [layer["weights"] == "cpu" for layer in computing.get("layers", [])] if machine.device == "cuda" else []
+    device = torch.device("cpu") if any(away) and computing["load_on_cpu"] else torch_device(machine)
+    model = load_adapter(load_base(base, _quant(kept["quant"]), precision, device).model, str(path))
+    if any(away):  # layers that had no room in training have none now
+        place_layers(model, [Placement("cpu", "recomputed") if one else Placement() for one in away], torch_device(machine))
+        model.eval()
     if fast_cpu:
         set_cpu_repacking(model, on=True)
     template = Template(**kept["template"])

@@ -90,6 +90,10 @@ class Bounds:
     paged_leaves: bool = False
     """Whether paged optimizer state is counted as having left the GPU, which the driver sees to when memory runs short."""
 
+    def whole(self, torch_bytes: int) -> int:
+        """Of the GPU, where PyTorch is predicted to take so much."""
+        return int(torch_bytes * self.memory_factor) + self.driver_bytes
+
 
 def choose_way(work: Work, effective_rows: int, bounds: Bounds, checkpointing: bool | None) -> tuple[Choice | None, list[Choice]]:
     """The fastest way that fits, None if none does, and what was weighed, most rows first. `work` holds what is asked; its rows and layers are replaced.
@@ -158,7 +162,7 @@ def price(work: Work, way: Way, bounds: Bounds) -> Choice:
 
 def _choice(work: Work, way: Way, enough: int, paged: int, seconds: float, bounds: Bounds) -> Choice:
     torch_bytes = int(enough * bounds.memory_factor)
-    whole = torch_bytes + bounds.driver_bytes + (0 if bounds.paged_leaves else paged)
+    whole = bounds.whole(enough) + (0 if bounds.paged_leaves else paged)
     return Choice(way, work, whole, torch_bytes, seconds, whole <= bounds.budget_bytes)
 
 

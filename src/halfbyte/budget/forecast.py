@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest
-from halfbyte.budget.phases import Phase, looking_bytes, phases_of, rows_that_fit
+from halfbyte.budget.phases import Phase, evaluation_fits, looking_bytes, phases_of, rows_that_fit
 from halfbyte.budget.predict import training_peak
-from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, origin_of, rates_of, typical_gpu
+from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, named_gpu, origin_of, rates_of, typical_gpu
 from halfbyte.budget.shape import Shape, read_shape
 from halfbyte.budget.step import Work
 from halfbyte.errors import MachineError, RecipeError
+from halfbyte.recipe.amounts import read_amount
 from halfbyte.recipe.plan import Computing
 from halfbyte.recipe.schema import Adapter, Recipe
+from halfbyte.runs.words import size
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 SHORTEST = 64
 """Tokens: rows are not proposed to be shorter than this."""
 
@@ -80,23 +81,24 @@ class Forecast:
 
 
 def read_bytes(text: str, key: str = "memory_budget") -> int:
-    """`24GB` is 24 x 10^9 bytes, `24GiB` 24 x 2^30. Raises RecipeError."""
-    found = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
-    if not found or not (amount := float(found[1].replace("_", "")) * UNITS[(found[2] or "").lower()]):
-        raise RecipeError(f"{key}: {text!r} is no amount of memory", hint="write it with its unit: 24GB, 7.5GB or 16GiB")
-    return int(amount)
+    """As read_amount. Raises RecipeError."""
+    try:
+        return read_amount(text)
+    except ValueError as error:
+        raise RecipeError(f"{key}: {text!r} is no amount of memory", hint="write it with its unit: 24GB, 7.5GB or 16GiB") from error
 
 
 def target_of(words: str) -> Target:
     """`24GB`, or the name of a GPU such as `RTX 4090`. Raises RecipeError."""
-    if re.match(r"\s*[\d.]+\s*[kmgt]i?b?\s*$", words, re.IGNORECASE):
+    gpu = named_gpu(words)
+    if gpu is not None:
+        return Target(gpu.name, int(gpu.memory_gb * 1e9), rates_of(gpu), origin_of(gpu))
+    if re.match(r"\s*[-\d.,]+\s*([kmgt]i?)?b?\s*$", words, re.IGNORECASE):
         budget = read_bytes(words, "--gpu")
         gpu = typical_gpu(budget / 1e9)
         return Target(words.strip(), budget, rates_of(gpu), origin_of(gpu))
-    gpu_named = known_gpu(words)
-    if gpu_named is None:
-        raise RecipeError(f"--gpu: no GPU is known as {words!r}", hint=f"give its memory, such as 24GB, or one of {', '.join(one.name for one in GPUS)}")
-    return Target(gpu_named.name, int(gpu_named.memory_gb * 1e9), rates_of(gpu_named), origin_of(gpu_named))
+    known = ", ".join(one.name for one in GPUS)
+    raise RecipeError(f"--gpu: no GPU is known as {words!r}", hint=f"give its memory, such as 24GB, or one of {known}")
 
 
 def rates_for(name: str, memory_bytes: int) -> tuple[Gpu, Rates]:
@@ -155,17 +157,29 @@ def _last_word(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
 
-def make_forecast(recipe: Recipe, config: dict[str, Any], target: Target, tokens: int | None = None, packed: bool | None = None) -> Forecast:
-    """Chooses, prices every phase, and names the cheapest change where nothing fits. Raises ModelError for a config that says too little."""
+def make_forecast(
+    recipe: Recipe, config: dict[str, Any], target: Target, tokens: int | None = None, packed: bool | None = None, evaluate_tokens: int = 0
+) -> Forecast:
+    """Chooses, prices every phase, and names the cheapest change where nothing fits. Raises ModelError for a config that says too little.
+
+    evaluate_tokens: of the longest text that is evaluated, where it is longer than what is trained.
+    """
     recipe = _going_on(recipe)
     asked = ask(recipe, config, tokens, packed)
     notes = _notes(recipe, asked.work)
     choice, considered = choose(asked, target)
     if choice is None:
         return Forecast(target, asked.work.shape, None, considered, [], 1, _cheapest_change(recipe, asked, target), notes)
+    longest = max(evaluate_tokens, asked.work.tokens)
+    if longest > asked.work.tokens and not evaluation_fits(choice, target.bounds, 1, asked.new_tokens, longest):
+        # The step would fill memory that evaluation needs: it is planned as if its rows were as long.
+        choice, considered = choose(replace(asked, work=replace(asked.work, tokens=longest)), target)
+        if choice is None:
+            change = _cheapest_change(recipe, replace(asked, work=replace(asked.work, tokens=longest)), target)
+            return Forecast(target, asked.work.shape, None, considered, [], 1, change, notes)
     wanted = asked.evaluate_rows or 2 * choice.way.rows
-    rows = rows_that_fit(choice, target.budget_bytes, target.driver_bytes, wanted, asked.new_tokens)
-    phases = phases_of(choice, target.budget_bytes, target.driver_bytes, rows, asked.new_tokens)
+    rows = rows_that_fit(choice, target.bounds, wanted, asked.new_tokens, longest)
+    phases = phases_of(choice, target.bounds, rows, asked.new_tokens, longest)
     if rows < wanted and asked.evaluate_rows:
         notes.append(f"evaluate.batch_size {wanted} does not fit: {rows} at a time")
     return Forecast(target, asked.work.shape, choice, considered, phases, rows, None, notes)
@@ -258,10 +272,12 @@ def _notes(recipe: Recipe, work: Work) -> list[str]:
 
 def refuse(forecast: Forecast, recipe: Recipe) -> MachineError:
     """The one line, and the mend."""
-    smallest = min(forecast.considered, key=lambda choice: choice.peak_bytes)
-    budget = forecast.target.budget_bytes
-    seen = f"{recipe.base} does not fit into {budget / 1e9:.1f} GB ({forecast.target.name}): the smallest way takes {smallest.peak_bytes / 1e9:.1f} GB"
+    smallest_choice = min(forecast.considered, key=lambda choice: choice.peak_bytes)
+    target, least = forecast.target, size(smallest_choice.peak_bytes)
+    where = "" if target.name[:1].isdigit() else f" ({target.name})"  # else the name is the amount
+    seen = f"{recipe.base} does not fit into {size(target.budget_bytes)}{where}: the smallest way takes {least}"
     if forecast.change is None:
         return MachineError(seen, hint="no shorter row helps: use a smaller base or a larger GPU")
     change = forecast.change
-    return MachineError(seen, hint=f"the cheapest change that fits: {change.keys} ({change.peak_bytes / 1e9:.1f} GB, {change.step_seconds:.2g} s a step)")
+    seconds = f"{change.step_seconds:.2g}" if change.step_seconds < 10 else f"{change.step_seconds:,.0f}"
+    return MachineError(seen, hint=f"the cheapest change that fits: {change.keys} ({size(change.peak_bytes)}, {seconds} s a step)")

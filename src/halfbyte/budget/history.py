@@ -31,7 +31,7 @@ MOST_FACTOR = 1.25
 """A run that took still more was not alone on the GPU, or the prediction is wrong in a way that no factor mends."""
 AFTER_RUNNING_OUT = 1.05
 """A run that ran out of memory needed more than its limit, nobody knows how much: the next one gets a little more."""
-MOST_DRIVER_BYTES = 3_000_000_000
+MOST_DRIVER_BYTES = 1_500_000_000
 """More than a driver takes: another program was there too."""
 MEASURED = "measured on this machine"
 SIDES = {

@@ -4,10 +4,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from halfbyte.budget.allocator import Allocator
-from halfbyte.budget.choose import Choice
+from halfbyte.budget.choose import Bounds, Choice
 from halfbyte.budget.shadow import FLOAT, HALF, Tape
 from halfbyte.budget.step import CUBLAS_WORKSPACE, Work, look, place_adapter, place_base
+from halfbyte.runs.words import size
 
+MOST_LOGITS = 2**27
+"""Of one batch that is evaluated: 512 MiB in float32, which is a row of 1,024 tokens with the largest vocabularies, or 32 of 512 with one of 8,192."""
 AT_ONCE = 4
 """Matrices that transformers reads ahead of quantising while it loads."""
 
@@ -21,19 +24,25 @@ class Phase:
     told: str
 
 
-def phases_of(choice: Choice, budget_bytes: int, driver_bytes: int, evaluate_rows: int, new_tokens: int) -> list[Phase]:
-    """In the order in which a run meets them."""
+def phases_of(choice: Choice, bounds: Bounds, evaluate_rows: int, new_tokens: int, evaluate_tokens: int = 0) -> list[Phase]:
+    """In the order in which a run meets them. evaluate_tokens: of the longest row that is evaluated, where it is longer than the trained ones."""
     work = choice.work
+    seen = _seen(choice, evaluate_tokens)
     rows = f"{evaluate_rows} row{'s' * (evaluate_rows != 1)} at a time"
-    on_gpu = loads_on_gpu(work, budget_bytes, driver_bytes)
+    on_gpu = loads_on_gpu(work, bounds)
     read = ("read and quantised" if work.four_bit else "read") + ("" if on_gpu else " in the computer's memory,")
+    load = max(placed_bytes(work), load_bytes(work) if on_gpu else 0)
     return [
-        Phase("load", driver_bytes + max(placed_bytes(work), load_bytes(work) if on_gpu else 0), f"weights are {read} one matrix after another"),
+        Phase("load", bounds.whole(load), f"weights are {read} one matrix after another"),
         Phase("step", choice.peak_bytes, f"{work.rows} x {work.accumulation} rows of {work.tokens:,} tokens, {choice.told()}"),
-        Phase("evaluate", driver_bytes + looking_bytes(work, evaluate_rows), f"{rows}, nothing kept"),
-        Phase("generate", driver_bytes + generating_bytes(work, evaluate_rows, new_tokens), f"{rows}, a cache for {work.tokens + new_tokens:,} tokens each"),
-        Phase("merge", driver_bytes + merging_bytes(work), "into 16 bits, one matrix after another, written from the computer's memory"),
+        Phase("evaluate", bounds.whole(looking_bytes(seen, evaluate_rows)), f"{rows}, nothing kept"),
+        Phase("generate", bounds.whole(generating_bytes(seen, evaluate_rows, new_tokens)), f"{rows}, a cache for {seen.tokens + new_tokens:,} tokens each"),
+        Phase("merge", bounds.whole(merging_bytes(work)), f"into 16 bits, one matrix after another; the result is {size(2 * work.shape.parameters)}"),
     ]  # fmt: skip
+
+
+def _seen(choice: Choice, evaluate_tokens: int) -> Work:
+    return replace(choice.work, tokens=max(choice.work.tokens, evaluate_tokens))
 
 
 def load_bytes(work: Work) -> int:
@@ -52,15 +61,15 @@ def placed_bytes(work: Work) -> int:
     return total
 
 
-def loads_on_gpu(work: Work, budget_bytes: int, driver_bytes: int) -> bool:
+def loads_on_gpu(work: Work, bounds: Bounds) -> bool:
     """Whether the whole base fits while it is loaded; otherwise it is loaded and quantised in the computer's memory, which takes longer."""
-    return driver_bytes + load_bytes(work) <= budget_bytes
+    return bounds.whole(load_bytes(work)) <= bounds.budget_bytes
 
 
 @lru_cache(maxsize=64)
 def looking_bytes(work: Work, rows: int, labelled: int | None = None) -> int:
-    """Of evaluation, `rows` at a time; `labelled`: of a row's tokens, all of them when not given."""
-    seen = replace(work, rows=rows)
+    """Of evaluation, `rows` at a time but no more than MOST_LOGITS allows; `labelled`: of a row's tokens, all of them when not given."""
+    seen = replace(work, rows=max(1, min(rows, MOST_LOGITS // (work.tokens * work.shape.vocabulary))))
     allocator = Allocator()
     held = [*place_base(seen, allocator), *place_adapter(seen, allocator), *(allocator.malloc(CUBLAS_WORKSPACE) for _ in range(2))]
     look(seen, Tape(allocator), labelled or work.tokens)
@@ -90,9 +99,14 @@ def merging_bytes(work: Work) -> int:
     return total
 
 
-def rows_that_fit(choice: Choice, budget_bytes: int, driver_bytes: int, wanted: int, new_tokens: int) -> int:
+def evaluation_fits(choice: Choice, bounds: Bounds, rows: int, new_tokens: int, evaluate_tokens: int = 0) -> bool:
+    seen = _seen(choice, evaluate_tokens)
+    return bounds.whole(max(looking_bytes(seen, rows), generating_bytes(seen, rows, new_tokens))) <= bounds.budget_bytes
+
+
+def rows_that_fit(choice: Choice, bounds: Bounds, wanted: int, new_tokens: int, evaluate_tokens: int = 0) -> int:
     """Of evaluation and generation: as many as wanted, halved until they fit; one at least."""
     rows = max(1, wanted)
-    while rows > 1 and driver_bytes + max(looking_bytes(choice.work, rows), generating_bytes(choice.work, rows, new_tokens)) > budget_bytes:
+    while rows > 1 and not evaluation_fits(choice, bounds, rows, new_tokens, evaluate_tokens):
         rows //= 2
     return rows

@@ -5,6 +5,7 @@ by the simulation (step.py). The rates were fitted to steps measured on an H200 
 GPUs they are scaled by the datasheets' rates until runs there have been measured (history.py).
 """
 
+import re
 from dataclasses import dataclass, replace
 
 from halfbyte.budget.shadow import FLOAT, HALF
@@ -37,7 +38,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Gpu:
-    """From the datasheet: dense 16-bit tensor arithmetic with sums in 32 bits, memory bandwidth, memory."""
+    """From the datasheet: dense 16-bit tensor arithmetic with sums in 32 bits, memory bandwidth; memory as a program sees it, which error correction
+    makes less on some."""
 
     name: str
     memory_gb: float
@@ -48,11 +50,11 @@ class Gpu:
 
 H200 = Gpu("H200", 141, 989, 4.8, 55)
 GPUS = (
-    Gpu("T4", 16, 65, 0.32, 12), Gpu("V100", 16, 125, 0.9, 12), Gpu("RTX 3060", 12, 26, 0.36), Gpu("RTX 3080", 10, 60, 0.76), Gpu("RTX 3090", 24, 71, 0.94),
+    Gpu("T4", 15.6, 65, 0.32, 12), Gpu("V100", 16, 125, 0.9, 12), Gpu("RTX 3060", 12, 26, 0.36), Gpu("RTX 3080", 10, 60, 0.76), Gpu("RTX 3090", 24, 71, 0.94),
     Gpu("RTX 4060", 8, 30, 0.27, 12), Gpu("RTX 4060 Ti", 16, 44, 0.29, 12), Gpu("RTX 4070", 12, 58, 0.5), Gpu("RTX 4080", 16, 97, 0.72),
     Gpu("RTX 4090", 24, 165, 1.01), Gpu("RTX 5080", 16, 113, 0.96, 50), Gpu("RTX 5090", 32, 210, 1.79, 50),
-    Gpu("A10G", 24, 70, 0.6), Gpu("L4", 24, 121, 0.3), Gpu("A6000", 48, 155, 0.77),
-    Gpu("L40S", 48, 362, 0.86), Gpu("A100", 40, 312, 1.56), Gpu("A100 80GB", 80, 312, 2.04), Gpu("H100 PCIe", 80, 756, 2.0, 50),
+    Gpu("A10G", 23.5, 70, 0.6), Gpu("L4", 23.5, 121, 0.3), Gpu("A6000", 48, 155, 0.77),
+    Gpu("L40S", 47.5, 362, 0.86), Gpu("A100", 40, 312, 1.56), Gpu("A100 80GB", 80, 312, 2.04), Gpu("H100 PCIe", 80, 756, 2.0, 50),
     Gpu("H100", 80, 989, 3.35, 50), H200, Gpu("B200", 180, 2250, 8.0, 50),
 )  # fmt: skip
 
@@ -62,6 +64,22 @@ def known_gpu(name: str) -> Gpu | None:
     words = name.lower().replace("-", " ").replace("geforce", "").split()
     fitting = [gpu for gpu in GPUS if all(word in words for word in gpu.name.lower().split())]
     return max(fitting, key=lambda gpu: len(gpu.name), default=None)
+
+
+NOISE = re.compile(r"nvidia|geforce|tesla|quadro|ada|sxm\d?|hbm\d?e?|\d+gb|nvl|[\s\-_]")
+"""Of names as shops and drivers write them."""
+
+
+def named_gpu(words: str) -> Gpu | None:
+    """The GPU that `words` name and nothing beside it: `H100 80GB HBM3`, `rtx4090`, `4090`; not `RTX 4070 Ti`, which is another one."""
+
+    def short(name: str) -> str:
+        return NOISE.sub("", name.lower()).removeprefix("rtx")
+
+    exact = [gpu for gpu in GPUS if gpu.name.lower() == words.strip().lower()]
+    size = re.search(r"(\d+)\s*gb", words.lower())
+    fitting = [gpu for gpu in GPUS if short(gpu.name) == short(words) and (size is None or abs(gpu.memory_gb - int(size[1])) <= 1)]
+    return next(iter([*exact, *fitting]), None)
 
 
 def typical_gpu(memory_gb: float) -> Gpu:

@@ -69,10 +69,13 @@ def read_shape(config: dict[str, Any], name: str = "the base") -> Shape:
     inner = config.get("text_config") or {}
     settings = {**config, **inner}
     family = str(settings.get("model_type", ""))
+    experts = next((key for key in ("num_local_experts", "num_experts", "n_routed_experts") if settings.get(key)), None)
+    if experts:
+        raise ModelError(f"base: {name} is a mixture of {settings[experts]} experts, whose memory is not simulated", hint="use a dense model")
 
     def number(*keys: str, default: int | None = None) -> int:
         for key in keys:
-            if isinstance(settings.get(key), int):
+            if isinstance(settings.get(key), int) and settings[key] > 0:
                 return int(settings[key])
         if default is None:
             raise ModelError(f"base: config.json of {name} gives no {keys[0]}", hint="memory cannot be predicted without it: is this a language model?")

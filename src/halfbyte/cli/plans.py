@@ -17,7 +17,8 @@ from halfbyte.budget.shadow import HALF
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work, four_bit_bytes, paged_bytes
 from halfbyte.cli.screen import print_json, printable
-from halfbyte.model.base import find_base
+from halfbyte.errors import MachineError, RecipeError
+from halfbyte.model.base import Base, find_base
 from halfbyte.recipe.load import load_recipe_alone
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.words import size
@@ -34,7 +35,10 @@ CLEARLY = 0.99
 def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: bool, console: Console) -> None:
     """Shows the plan of a recipe for a GPU that need not be here. Raises MachineError, with what was weighed shown, where nothing fits."""
     recipe = load_recipe_alone(file, overrides).recipe
-    config = find_base(recipe.base).config
+    base = _find(recipe.base)
+    config, longest = base.config, recipe.data.max_length
+    if base.context and longest > base.context:
+        raise RecipeError(f"data.max_length: {longest} is beyond the {base.context} positions of {recipe.base}", hint=f"lower it to {base.context} or less")
     target, notes = _target(recipe, gpu, read_shape(config, recipe.base).family)
     forecast = make_forecast(recipe, config, target)
     notes.append(f"rows are taken as full, {recipe.data.max_length:,} tokens (data.max_length): the data are not read")
@@ -49,6 +53,14 @@ def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: boo
             console.print(f"[yellow]note[/] {escape(printable(note))}", highlight=False)
     if forecast.choice is None:
         raise refuse(forecast, recipe)
+
+
+def _find(name: str) -> Base:
+    """Of the base, its config alone is needed."""
+    try:
+        return find_base(name)
+    except MachineError as error:  # no network
+        raise MachineError(error.message, hint="a folder that holds no more than the base's config.json will do: base=FOLDER") from error
 
 
 def _target(recipe: Recipe, gpu: str, family: str) -> tuple[Target, list[str]]:
@@ -121,8 +133,8 @@ def _weighed(forecast: Forecast, width: int) -> Table:
     decimals = 1 if min(one.step_seconds for one in forecast.considered) >= 10 else 2
     for choice in sorted(forecast.considered, key=lambda one: (-one.way.rows, one.step_seconds, one.peak_bytes)):
         chosen = choice == forecast.choice
-        over = choice.peak_bytes - target.budget_bytes
-        verdict = "chosen" if chosen else "fits" if choice.fits else f"{_gb(over, up=True)} GB over"
+        over = round(choice.peak_bytes / 1e9, 1) - round(target.budget_bytes / 1e9, 1)  # of what is shown
+        verdict = "chosen" if chosen else "fits" if choice.fits else f"{max(0.1, over):,.1f} GB over"
         table.add_row(
             f"{choice.way.rows} x {choice.accumulation}", _activations(choice), _weights(choice), _gb(choice.peak_bytes),
             f"{choice.step_seconds:,.{decimals}f}", f"{tokens_per_second(choice):,.0f}", verdict,

@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halfbyte.budget.phases import MOST_LOGITS
 from halfbyte.data.batches import IGNORE, Batch, make_batch, row_lengths
 from halfbyte.data.tokens import Tokens
 from halfbyte.train.step import batch_logits, summed_loss
-
-# Of one batch: 512 MiB in float32, which is a row of 1,024 tokens with the largest vocabularies, or 32 of 512 with one of 8,192.
-MOST_LOGITS = 2**27
 
 
 @dataclass(frozen=True)

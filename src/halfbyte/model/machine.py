@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from halfbyte.budget.history import MOST_DRIVER_BYTES
 from halfbyte.errors import MachineError
 from halfbyte.recipe.plan import Machine
 
-# Its context as CUDA makes it, of what lies outside PyTorch's memory (650 MB on an H200), and the most that is taken for ours.
-CONTEXT_BYTES, MOST_DRIVER_BYTES = 650_000_000, 1_500_000_000
+# Its context as CUDA makes it, of what lies outside PyTorch's memory (650 MB on an H200).
+CONTEXT_BYTES = 650_000_000
 
 
 def look_at_machine() -> Machine:
@@ -46,6 +47,11 @@ def free_bytes() -> int:
     free, total = torch.cuda.mem_get_info()
     reserved = torch.cuda.memory_reserved()
     return free + reserved - torch.cuda.memory_allocated() + min(CONTEXT_BYTES, total - free - reserved)
+
+
+def held_bytes(device: str) -> int:
+    """By tensors of this process on the GPU that are alive."""
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
 
 
 def driver_bytes() -> int:

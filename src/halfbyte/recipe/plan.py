@@ -146,6 +146,10 @@ def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:
     return Decision("steps", str(total), f"{train.num_epochs:g} epochs ({shape})"), total, per_epoch
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _up(steps: float) -> int:
     """Rounded up, but not for an error in the last digits: 100 * 1.1 is 110.00000000000001 and means 110."""
     return math.ceil(round(steps, 6))
@@ -159,6 +163,8 @@ def make_plan(
     precision = choose_precision(train.precision, machine)
     optimizer = choose_optimizer(train.optimizer, machine, pages)
     steps, total, per_epoch = choose_steps(train, train_rows)
+    if computing.predicted_step_seconds:
+        steps = Decision(steps.name, steps.value, f"{steps.reason}; about {_time(total * computing.predicted_step_seconds)} by the plan")
     asked_warmup = train.warmup_steps
     warmup = int(asked_warmup) if asked_warmup >= 1 else _up(asked_warmup * total)
     every = train.eval_steps or max(1, math.ceil(total / 10))

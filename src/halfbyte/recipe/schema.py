@@ -4,10 +4,11 @@ Each field's docstring feeds `halfbyte recipe --explain`, the docs and later the
 that users of PEFT, transformers and TRL know; other spellings are translated in load.py.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from halfbyte.recipe.amounts import read_amount
 
 
 class Section(BaseModel):
@@ -29,10 +30,10 @@ def not_empty(text: str) -> str:
     return text
 
 
-def an_amount(text: str) -> str:
+def an_amount(given: Any) -> str:
     """Of memory, with its unit."""
-    if not re.fullmatch(r"\s*\d+(\.\d+)?\s*([kmgt]i?)?b\s*", text, re.IGNORECASE):
-        raise ValueError(f"{text!r} is no amount of memory: write it with its unit, such as 24GB or 16GiB")
+    text = str(given)
+    read_amount(text)
     return text
 
 
@@ -348,8 +349,9 @@ class Recipe(Section):
     base: str = "embedded"
     """The model to start from: `embedded` (ships with halfbyte), a folder, or a hub name, `owner/name@revision`."""
     seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
-    """Seed of adapter, order and dropout: the same seed on the same machine gives the same run."""
-    memory_budget: Annotated[str, AfterValidator(an_amount)] | None = None
+    """Seed of adapter, order and dropout: the same seed on the same machine gives the same run; on a GPU as long as the plan computes the
+    step in the same way."""
+    memory_budget: Annotated[str, BeforeValidator(an_amount)] | None = None
     """GPU memory that the run may take, driver included, such as 24GB; what is free when not given. The plan chooses how the step is
     computed so that it fits, and the run is held to it."""
     data: Annotated[SomeData, Field(discriminator="kind")]

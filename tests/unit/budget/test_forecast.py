@@ -74,7 +74,7 @@ def test_a_refusal_is_one_line_and_a_hint(name, gpu):
     found = forecast(name, gpu, *overrides)
     error = refuse(found, recipe(*overrides))
     assert isinstance(error, MachineError)
-    assert error.message.startswith(f"acme/base does not fit into {gpu[0]}.0 GB ({gpu}): the smallest way takes ")
+    assert error.message.startswith(f"acme/base does not fit into {gpu[0]} GB: the smallest way takes ")
     assert "\n" not in error.message + error.hint
     assert (found.change.keys in error.hint) if found.change else ("use a smaller base or a larger GPU" in error.hint)
 
@@ -199,14 +199,14 @@ def test_a_config_that_says_too_little_is_refused():
     ("text", "amount"),
     [
         ("24GB", 24 * 10**9), ("24 GB", 24 * 10**9), ("24gb", 24 * 10**9), ("7.5GB", 7_500_000_000), ("16GiB", 16 * 2**30), ("500MB", 5 * 10**8),
-        ("512MiB", 2**29), ("0.141TB", 141 * 10**9), ("24G", 24 * 10**9), ("1_000kB", 10**6), ("12345678901", 12345678901),
+        ("512MiB", 2**29), ("0.141TB", 141 * 10**9), ("1_000kB", 10**6), ("12345678901B", 12345678901),
     ],
 )  # fmt: skip
 def test_amounts_of_memory(text, amount):
     assert read_bytes(text) == amount
 
 
-@pytest.mark.parametrize("text", ["", "much", "GB", "0GB", "-4GB", "24GBs", "24 g b", "1.2.3GB", "nan", "1e9"])
+@pytest.mark.parametrize("text", ["", "much", "GB", "24", "24G", "0GB", "-4GB", "24GBs", "24 g b", "1.2.3GB", "nan", "1e9"])
 def test_what_is_no_amount_is_refused_in_one_line(text):
     with pytest.raises(RecipeError) as caught:
         read_bytes(text)

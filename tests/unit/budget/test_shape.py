@@ -61,9 +61,18 @@ def test_linears_are_those_of_a_layer(kind):
     }
 
 
+def test_mixtures_of_experts_are_refused():
+    """One expert's size would be a plan for a quarter of the model, or less."""
+    with pytest.raises(ModelError, match="mixture of 4 experts"):
+        read_shape(make_model("mixtral").config.to_dict())
+
+
+def test_a_config_with_nonsense_is_refused_in_one_line():
+    with pytest.raises(ModelError, match="gives no num_attention_heads"):
+        read_shape({**configs()["llama-8b"], "num_attention_heads": 0})
+
+
 def test_unknown_families_are_not_exact():
-    mixture = read_shape(make_model("mixtral").config.to_dict())
-    assert not mixture.exact
     assert not read_shape({**configs()["llama-8b"], "model_type": "phi3"}).exact
     for changes in ({"new_decoder_architecture": True, "num_kv_heads": 8}, {"alibi": True}, {"parallel_attn": False}, {"multi_query": False}):
         assert not read_shape({**configs()["falcon-7b"], **changes}).exact

@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_shown_and_refused_with_the_mend(place):
     assert "chosen" not in done.stdout.lower()
     assert "Peak of each phase" not in done.stdout
     first, hint = done.stderr.strip().split("\n")
-    assert "does not fit into 3.0 GB" in first
+    assert "does not fit into 3 GB" in first
     change = hint.removeprefix("hint: the cheapest change that fits: ").split(" ")[0]
     assert as_json(change, "--gpu", "3GB")["fits"]
     again = plan("r.yaml", "--gpu", "3GB", "--json")
