@@ -9,7 +9,7 @@ from typing import Any
 from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest
 from halfbyte.budget.phases import Phase, evaluation_fits, looking_bytes, phases_of, rows_that_fit
 from halfbyte.budget.predict import training_peak
-from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, named_gpu, origin_of, rates_of, typical_gpu
+from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, origin_of, rates_of, typical_gpu
 from halfbyte.budget.shape import Shape, read_shape
 from halfbyte.budget.step import Work
 from halfbyte.errors import MachineError, RecipeError
@@ -90,7 +90,7 @@ def read_bytes(text: str, key: str = "memory_budget") -> int:
 
 def target_of(words: str) -> Target:
     """`24GB`, or the name of a GPU such as `RTX 4090`. Raises RecipeError."""
-    gpu = named_gpu(words)
+    gpu = known_gpu(words)
     if gpu is not None:
         return Target(gpu.name, int(gpu.memory_gb * 1e9), rates_of(gpu), origin_of(gpu))
     if re.match(r"\s*[-\d.,]+\s*([kmgt]i?)?b?\s*$", words, re.IGNORECASE):

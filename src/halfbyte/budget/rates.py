@@ -59,27 +59,22 @@ GPUS = (
 )  # fmt: skip
 
 
-def known_gpu(name: str) -> Gpu | None:
-    """The GPU whose name stands in `name`, such as "NVIDIA H100 80GB HBM3"; the longest name that fits."""
-    words = name.lower().replace("-", " ").replace("geforce", "").split()
-    fitting = [gpu for gpu in GPUS if all(word in words for word in gpu.name.lower().split())]
-    return max(fitting, key=lambda gpu: len(gpu.name), default=None)
-
-
 NOISE = re.compile(r"nvidia|geforce|tesla|quadro|ada|sxm\d?|hbm\d?e?|\d+gb|nvl|[\s\-_]")
 """Of names as shops and drivers write them."""
 
 
-def named_gpu(words: str) -> Gpu | None:
-    """The GPU that `words` name and nothing beside it: `H100 80GB HBM3`, `rtx4090`, `4090`; not `RTX 4070 Ti`, which is another one."""
-
-    def short(name: str) -> str:
-        return NOISE.sub("", name.lower()).removeprefix("rtx")
-
-    exact = [gpu for gpu in GPUS if gpu.name.lower() == words.strip().lower()]
+def known_gpu(words: str) -> Gpu | None:
+    """The GPU that `words` name and nothing beside it: `NVIDIA H100 80GB HBM3`, `rtx4090`, `4090`; not `RTX 4070 Ti`, which is another one."""
     size = re.search(r"(\d+)\s*gb", words.lower())
-    fitting = [gpu for gpu in GPUS if short(gpu.name) == short(words) and (size is None or abs(gpu.memory_gb - int(size[1])) <= 1)]
-    return next(iter([*exact, *fitting]), None)
+    for named in (_short(words), _short(words).replace("pcie", "")):  # the card alone has a name of its own for H100 only
+        fitting = [gpu for gpu in GPUS if _short(gpu.name) == named and (size is None or abs(gpu.memory_gb - int(size[1])) <= 1)]
+        if fitting:
+            return fitting[0]
+    return None
+
+
+def _short(name: str) -> str:
+    return NOISE.sub("", name.lower()).removeprefix("rtx")
 
 
 def typical_gpu(memory_gb: float) -> Gpu:

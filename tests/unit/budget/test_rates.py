@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from halfbyte.budget.predict import training_peak
-from halfbyte.budget.rates import GPUS, H200, Effort, Rates, effort_of, known_gpu, named_gpu, rates_of, step_seconds, typical_gpu
+from halfbyte.budget.rates import GPUS, H200, Effort, Rates, effort_of, known_gpu, rates_of, step_seconds, typical_gpu
 from halfbyte.budget.step import Work
 from halfbyte.recipe.plan import Placement
 from recordings import make_work
@@ -116,18 +116,20 @@ def test_what_is_not_in_the_list_is_not_known():
         ("4090", "RTX 4090"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("A100 80GB", "A100 80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB"),
+        ("NVIDIA RTX A6000", "A6000"),
         ("a100", "A100"),
         ("RTX 4060 Ti", "RTX 4060 Ti"),
     ],
 )
 def test_a_gpu_that_is_asked_for_is_taken_by_its_whole_name(words, name):
-    assert named_gpu(words).name == name
+    assert known_gpu(words).name == name
 
 
 @pytest.mark.parametrize("words", ["RTX 4070 Ti SUPER", "RTX 3080 Ti", "RTX 3080 12GB", "V100 32GB", "2 x RTX 3090", "H100 H200", "", "24"])
 def test_a_gpu_that_is_like_another_is_not_taken_for_it(words):
     """Guards against a plan for 10 GB when 12 were meant, or for one card of two."""
-    assert named_gpu(words) is None
+    assert known_gpu(words) is None
 
 
 def test_a_typical_gpu_has_the_memory():
