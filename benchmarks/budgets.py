@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from claims import RESULTS, record, save_raw
+from claims import RESULTS, record, save_raw, versions
 from halfbyte.budget.choose import Bounds, smallest, smallest_way
 from halfbyte.budget.forecast import make_forecast, target_of
 from halfbyte.budget.rates import H200, rates_of
@@ -143,11 +143,11 @@ def record_claims(raw: dict[str, Any], results: Path) -> None:
     """Of the parts that were measured."""
     if "7b at 6 GB" in raw:
         taken = raw["7b at 6 GB"]["peak_reserved"] + raw["7b at 6 GB"]["driver_bytes"]
-        record("7b-at-6gb-peak-gb", round(taken / GB, 2), "GB", results, place=raw["where"])
+        record("7b-at-6gb-peak-gb", round(taken / GB, 2), "GB", results, place=raw["where"], taken_with=raw["versions"])
     for budget in (8, 24):
         if (found := raw.get(f"longest row at {budget} GB")) is not None:
-            record(f"longest-row-{budget}gb-predicted", found["predicted_tokens"], "tokens", results, place=raw["where"])
-            record(f"longest-row-{budget}gb-found", found["found_tokens"], "tokens", results, place=raw["where"])
+            record(f"longest-row-{budget}gb-predicted", found["predicted_tokens"], "tokens", results, place=raw["where"], taken_with=raw["versions"])
+            record(f"longest-row-{budget}gb-found", found["found_tokens"], "tokens", results, place=raw["where"], taken_with=raw["versions"])
 
 
 def measure(parts: list[str], results: Path) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def measure(parts: list[str], results: Path) -> dict[str, Any]:
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
     file = results / RAW
     raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    raw["where"] = torch.cuda.get_device_name()
+    raw |= {"where": torch.cuda.get_device_name(), "versions": versions()}
     for key in parts:
         raw[key] = PARTS[key]()
         print(key, {name: value for name, value in raw[key].items() if name != "tried"}, flush=True)

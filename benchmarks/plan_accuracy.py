@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from claims import RESULTS, record, save_raw
+from claims import RESULTS, record, save_raw, versions
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import Effort, Rates, effort_of, step_seconds
 from halfbyte.budget.shape import read_shape
@@ -207,14 +207,15 @@ def measure_all(only: str, seconds: float, results: Path) -> None:
             continue
         started = time.monotonic()
         try:
-            found[case.name] = {**asdict(case), "device": torch.cuda.get_device_name(), **measure(case)}
+            found[case.name] = {**asdict(case), "device": torch.cuda.get_device_name(), "versions": versions(), **measure(case)}
         except (torch.OutOfMemoryError, RuntimeError) as error:
             print("FAILED", case.name, repr(error)[:300], flush=True)
+            found[case.name] = {**asdict(case), "failed": repr(error)[:300]}
         gc.collect()
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
         save_raw("plan_accuracy.json", found, results)
-        if case.name in found:
+        if "failed" not in found[case.name]:
             one, peak = found[case.name], training_peak(work_of(case, settings_of(case)))
             print(
                 f"{case.part[0]} {case.name}: allocated {peak.allocated_bytes / one['peak_allocated']:.4f} "
@@ -252,6 +253,8 @@ class Verdict:
     spread: float
     """Interquartile range of the timed steps over their median: errors of this size are noise."""
     ran_out: bool
+    limit: float
+    """The limit that it ran under, over what is called enough now."""
 
     @property
     def memory_error(self) -> float:
@@ -269,6 +272,8 @@ def judge(results: Path) -> None:
     known = {case.name: case for case in cases()}
     efforts: dict[str, Effort] = {}
     verdicts: list[Verdict] = []
+    failed = {name: one["failed"] for name, one in found.items() if "failed" in one}
+    found = {name: one for name, one in found.items() if name not in failed}
     for name in [name for name in known if name in found]:
         work, one = work_of(known[name], settings_of(known[name])), found[name]
         peak = training_peak(work)
@@ -277,22 +282,22 @@ def judge(results: Path) -> None:
         verdicts.append(
             Verdict(
                 name, known[name].part, peak.reserved_bytes, one["peak_reserved"], step_seconds(efforts[name], Rates()), one["seconds"],
-                (quarters[2] - quarters[0]) / quarters[1], not one["fits"],
+                (quarters[2] - quarters[0]) / quarters[1], not one["fits"], one["limit_bytes"] / peak.enough_bytes,
             )
         )  # fmt: skip
     place = ", ".join(sorted({one["device"] for one in found.values()}))
     for name in sorted({*found} - {*known}):
         print(f"not judged, no configuration has this name any more: {name}")
-    for name in sorted({*known} - {*found}):
-        print(f"not measured yet: {name}")
+    missing = [name for name in known if name not in found and name not in failed]
+    taken_with = next(iter(found.values()))["versions"]
     compare_rates([verdict for verdict in verdicts if verdict.part == "calibration"], efforts)
     test = [verdict for verdict in verdicts if verdict.part == "test"]
     memory, seconds = share([one.memory_error for one in test], MEMORY_BOUND), share([one.time_error for one in test], TIME_BOUND)
-    record("memory-plan-within-5pct", memory, "share", results, place)
-    record("time-plan-within-15pct", seconds, "share", results, place)
-    record("memory-plan-fits", sum(one.ran_out for one in verdicts), "cases", results, place)
+    record("memory-plan-within-5pct", memory, "share", results, place, taken_with)
+    record("time-plan-within-15pct", seconds, "share", results, place, taken_with)
+    record("memory-plan-fits", sum(one.ran_out for one in verdicts), "cases", results, place, taken_with)
     save_raw("plan_accuracy_judged.json", {"where": place, "rates": asdict(Rates()), "cases": [asdict(one) for one in verdicts]}, results)
-    text = accuracy_text(verdicts, test, place)
+    text = accuracy_text(verdicts, test, place, missing, failed)
     page = Path(__file__).parent.parent / "docs" / "planning.md"
     if results == RESULTS and page.is_file():
         write_between(page, *MARKS, text)
@@ -324,7 +329,7 @@ def compare_rates(verdicts: list[Verdict], efforts: dict[str, Effort]) -> None:
             print(f"    for rates.py:    {name}: float = {fit[name]:.3g}")
 
 
-def accuracy_text(verdicts: list[Verdict], test: list[Verdict], place: str) -> str:
+def accuracy_text(verdicts: list[Verdict], test: list[Verdict], place: str, missing: list[str], failed: dict[str, str]) -> str:
     """For docs/planning.md: the shares, the worst, the table of all."""
 
     def worst(error: Callable[[Verdict], float]) -> str:
@@ -338,11 +343,20 @@ def accuracy_text(verdicts: list[Verdict], test: list[Verdict], place: str) -> s
 
     calibration = len(verdicts) - len(test)
     noisy = sum(one.spread > TIME_BOUND for one in test)
+    whole = sum(abs(one.memory_error) <= MEMORY_BOUND for one in verdicts)
+    looser = [one for one in verdicts if one.limit > 1]
+    loosest = max(verdicts, key=lambda one: one.limit)
+    tested = "; what is called enough now is no less for any of them"
+    if looser:
+        tested = f"; what is called enough now is less than that for {len(looser)} of them, by {loosest.limit - 1:.1%} at most ({loosest.name})"
     lines = [
         f"{place}. The rates were fitted to {calibration} configurations; what follows counts the {len(test)} others.",
         f"- Reserved memory: {counted(lambda one: one.memory_error, MEMORY_BOUND)}. Farthest off: {worst(lambda one: one.memory_error)}.",
         f"- Step time: {counted(lambda one: one.time_error, TIME_BOUND)}. Farthest off: {worst(lambda one: one.time_error)}.",
-        f"- Ran out of the memory that was called enough: {sum(one.ran_out for one in verdicts)} of {len(verdicts)}.",
+        f"- Memory knows no fit, so the calibration part can be counted too: {whole} of {len(verdicts)} within {MEMORY_BOUND:.0%}.",
+        f"- Ran out of the memory that was called enough when it was measured: {sum(one.ran_out for one in verdicts)} of {len(verdicts)}{tested}.",
+        *([f"- Not measured yet: {', '.join(missing)}."] if missing else []),
+        *(f"- Failed: {name}: {reason}" for name, reason in failed.items()),
         f"- Spread is the interquartile range of the timed steps over their median: an error of that size is noise. It is above {TIME_BOUND:.0%} in {noisy}.",
         "",
         "| configuration | memory: predicted, measured | | step: predicted, measured | | spread | part |",
