@@ -117,7 +117,8 @@ def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target,
     asked = read_bytes(recipe.memory_budget) if recipe.memory_budget else free
     gpu, rates = rates_for(machine.name, machine.memory_bytes)
     history = recall(machine.name)
-    target = calibrated(Target(machine.name, min(free, asked), rates, origin_of(gpu)), history, family)
+    is_old = machine.capability is not None and machine.capability < (8, 0)
+    target = calibrated(Target(machine.name, min(free, asked), rates, origin_of(gpu), is_old=is_old), history, family)
     less = [f"memory_budget {recipe.memory_budget}: only {free / 1e9:.1f} GB are free now"] if asked > free else []
     return target, [*history.notes, *less]
 

@@ -34,6 +34,8 @@ class Target:
     """Where the rates come from, in words."""
     driver_bytes: int = DRIVER_BYTES
     memory_factor: float = 1.0
+    is_old: bool = False
+    """Before compute capability 8.0."""
 
     @property
     def bounds(self) -> Bounds:
@@ -92,7 +94,7 @@ def target_of(words: str) -> Target:
     """`24GB`, or the name of a GPU such as `RTX 4090`. Raises RecipeError."""
     gpu = known_gpu(words)
     if gpu is not None:
-        return Target(gpu.name, int(gpu.memory_gb * 1e9), rates_of(gpu), origin_of(gpu))
+        return Target(gpu.name, int(gpu.memory_gb * 1e9), rates_of(gpu), origin_of(gpu), is_old=gpu.is_old)
     if re.match(r"\s*[-\d.,]+\s*([kmgt]i?)?b?\s*$", words, re.IGNORECASE):
         budget = read_bytes(words, "--gpu")
         gpu = typical_gpu(budget / 1e9)
@@ -167,6 +169,8 @@ def make_forecast(
     recipe = _going_on(recipe)
     asked = ask(recipe, config, tokens, packed)
     notes = _notes(recipe, asked.work)
+    if target.is_old:
+        notes.append("on GPUs before compute capability 8.0 attention is computed in another way than is simulated here: leave room")
     choice, considered = choose(asked, target)
     if choice is None:
         return Forecast(target, asked.work.shape, None, considered, [], 1, _cheapest_change(recipe, asked, target), notes)

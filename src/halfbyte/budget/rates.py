@@ -47,6 +47,11 @@ class Gpu:
     terabytes_per_second: float
     copy_gigabytes: float = 25.0
 
+    @property
+    def is_old(self) -> bool:
+        """Before compute capability 8.0: no bfloat16, and PyTorch's fused attention is another."""
+        return self.name in ("T4", "V100")
+
 
 H200 = Gpu("H200", 141, 989, 4.8, 55)
 GPUS = (

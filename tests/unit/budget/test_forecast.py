@@ -225,6 +225,12 @@ def test_targets(words, name, budget):
     assert target.bounds.budget_bytes == budget
 
 
+def test_old_gpus_get_a_word_of_warning():
+    """Their attention was never recorded."""
+    found = {name: make_forecast(recipe(), configs()["qwen2-0.5b"], target_of(name)).notes for name in ("T4", "L4")}
+    assert [any("before compute capability 8.0" in note for note in notes) for notes in found.values()] == [True, False]
+
+
 def test_unknown_gpus_are_refused_with_those_that_are_known():
     with pytest.raises(RecipeError) as caught:
         target_of("Voodoo 3")
