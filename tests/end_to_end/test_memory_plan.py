@@ -123,6 +123,13 @@ def test_a_budget_is_kept_where_memory_cannot_be_planned_and_said_to_mean_nothin
     assert any("nothing is limited here" in note for note in api.plan(recipe("memory_budget=1500MB")).plan.notes)
 
 
+def test_what_was_on_the_gpu_before_is_not_learned_as_the_runs(recipe, tmp_path, monkeypatch):
+    """Guards against every later plan being raised because a notebook still held another model."""
+    monkeypatch.setattr(memory, "held_bytes", lambda device: 150_000_000)
+    api.train(recipe(), tmp_path / "runs")
+    assert recall(GPU).runs[0].measured_bytes == 50_000_000  # 1 GB less the driver's part and what was there before
+
+
 def test_a_run_that_ran_out_is_kept_for_the_next_plan(recipe, tmp_path, monkeypatch):
     """However early: the first steps are where it usually happens."""
     import torch

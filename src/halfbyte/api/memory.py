@@ -45,6 +45,8 @@ class Memory:
     forecast: Forecast | None
     notes: list[str]
     pages: bool = False
+    held_bytes: int = 0
+    """By what this process had on the GPU before, such as a model that a notebook still talks to."""
 
 
 def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared, evaluate_tokens: int = 0, training: bool = True) -> Memory:
@@ -81,7 +83,7 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
         predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds,
     )  # fmt: skip
     pages = recipe.train.optimizer == "auto" and choice.work.optimizer.startswith("paged")
-    return Memory(computing, forecast, [*notes, *forecast.notes], pages)
+    return Memory(computing, forecast, [*notes, *forecast.notes], pages, held_bytes(machine.device))
 
 
 def _unplanned(recipe: Recipe, base: Base, error: ModelError) -> Memory:
@@ -176,7 +178,7 @@ def learn(memory: Memory, machine: Machine, steps: list[Event]) -> list[str]:
     choice, driver = forecast.choice, driver_bytes()
     seconds = statistics.median(event["tokens"] / event["tokens_per_second"] for event in settled)
     tokens = statistics.median(event["tokens"] for event in settled) / (choice.way.rows * choice.accumulation)
-    measured = peak_bytes(machine.device) - driver
+    measured = peak_bytes(machine.device) - driver - memory.held_bytes
     known = 0 if choice.work.optimizer.startswith("paged") or driver >= MOST_DRIVER_BYTES else driver  # paged state lies there too, and other programs
     return remember(machine.name, taken_by(choice, forecast.target, measured, known, seconds, tokens)).notes
 
@@ -186,7 +188,7 @@ def learn_that_it_ran_out(memory: Memory, machine: Machine) -> None:
     forecast = memory.forecast
     if forecast is not None and forecast.choice is not None:
         driver = driver_bytes()
-        held = peak_bytes(machine.device) - driver
+        held = peak_bytes(machine.device) - driver - memory.held_bytes
         remember(machine.name, taken_by(forecast.choice, forecast.target, held, driver, 0.0, ran_out=True))
 
 

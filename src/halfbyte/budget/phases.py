@@ -51,10 +51,10 @@ def load_bytes(work: Work) -> int:
     return whole + (AT_ONCE * max(linear.weights for linear in work.shape.linears) * HALF if work.four_bit else 0)
 
 
-def placed_bytes(work: Work) -> int:
-    """The base as it lies in the end."""
+def placed_bytes(work: Work, adapter: bool = False) -> int:
+    """The base as it lies in the end, and the adapter where asked."""
     allocator = Allocator()
-    held = place_base(work, allocator)
+    held = [*place_base(work, allocator), *(place_adapter(work, allocator) if adapter else [])]
     total = allocator.allocated
     for block in held:
         allocator.free(block)
@@ -91,12 +91,7 @@ def generating_bytes(work: Work, rows: int, new_tokens: int) -> int:
 
 def merging_bytes(work: Work) -> int:
     """The base in 4 bits, the adapter, and of the largest matrix the 16-bit weight, its float32 sum and the product of A and B."""
-    allocator = Allocator()
-    held = [*place_base(work, allocator), *place_adapter(work, allocator)]
-    total = allocator.allocated + max(linear.weights for linear in work.shape.linears) * (HALF + 2 * FLOAT)
-    for block in held:
-        allocator.free(block)
-    return total
+    return placed_bytes(work, adapter=True) + max(linear.weights for linear in work.shape.linears) * (HALF + 2 * FLOAT)
 
 
 def evaluation_fits(choice: Choice, bounds: Bounds, rows: int, new_tokens: int, evaluate_tokens: int = 0) -> bool:
