@@ -2,7 +2,7 @@
 
 A shadow is freed when nothing refers to it, as a tensor is. An operation allocates its result; where gradients are wanted it leaves a Node that
 keeps what its backward needs. `backward` runs the nodes, the newest first, as PyTorch's engine does: what a node kept is released behind it, and
-gradients that meet are added into a new tensor. `checkpoint` keeps nothing but its inputs and runs its function again when the first of its
+gradients that meet are added, in place where nobody else holds the first. `checkpoint` keeps nothing but its inputs and runs its function again when the first of its
 nodes needs what it kept (torch.utils.checkpoint, non-reentrant, which stops as soon as everything is there again).
 """
 
@@ -15,8 +15,6 @@ from halfbyte.budget.allocator import Allocator
 
 FLOAT, HALF, BYTE = 4, 2, 1
 """Bytes of an element."""
-ALONE = 2
-"""What getrefcount says of a storage that one shadow refers to: the shadow, and the question itself."""
 
 
 class Storage:
@@ -41,6 +39,14 @@ class Shadow:
         self.storage, self.elements, self.itemsize, self.node = storage, elements, itemsize, node
         self.base: Shadow | None = None
 
+
+def _count_of_one() -> int:
+    """What getrefcount says of a storage that one shadow refers to; what the question itself adds differs between versions of Python."""
+    held = {0: Shadow(Storage(Allocator(), 0), 0, BYTE)}
+    return getrefcount(held[0].storage)
+
+
+ALONE = _count_of_one()
 
 Backward = Callable[["Tape", list[Shadow], Shadow, Any], "list[Shadow | None]"]
 
