@@ -28,6 +28,7 @@ from halfbyte.api.memory import (
     memory_as_json,
     plan_memory,
     tell_peak,
+    what_takes_less,
     within_budget,
 )
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
@@ -114,7 +115,8 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
         prompts = fitting
     # What is wrong with a neutral text is told now, not after training.
     neutral = neutral_rows(tokenizer, recipe.data.max_length, recipe.evaluate.neutral_path)
-    evaluated = max([len(row.ids) for row in neutral] + [len(prompt_ids([{"role": "user", "content": one}], prepared.template, tokenizer)) for one in prompts])
+    asked = [prompt_ids([{"role": "user", "content": prompt}], prepared.template, tokenizer) for prompt in prompts]
+    evaluated = max((len(ids) for ids in [*(row.ids for row in neutral), *asked]), default=0)
     memory = plan_memory(recipe, base, machine, prepared, evaluated, training)
     settled = make_plan(
         recipe.train, machine, len(prepared.train), bool(prepared.validation),
@@ -285,19 +287,12 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         if measuring:
             raise MachineError(seen, hint=f"training is done and kept; halfbyte evaluate {run.path} evaluate.batch_size=1 measures it") from error
         learn_that_it_ran_out(planned.memory, machine)
-        raise MachineError(seen, hint=f"{_less(machine)}; then halfbyte train again, or --resume where a checkpoint was saved") from error
+        raise MachineError(seen, hint=f"{what_takes_less(machine)}; then halfbyte train again, or --resume where a checkpoint was saved") from error
     except Exception as error:
         log.append({"event": "failed", "message": str(error)})
         write_report(run.path)
         raise
     write_report(run.path)
-
-
-def _less(machine: Machine) -> str:
-    """What takes less memory. On a GPU the next plan has learned from this run; a budget leaves room for what else needs the GPU."""
-    if machine.device == "cuda":
-        return f"lower data.max_length, or leave room: memory_budget={0.9 * machine.memory_bytes / 1e9:.0f}GB"
-    return "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
 
 
 def _choice(outcome: Outcome, validated: bool) -> Event:

@@ -192,6 +192,13 @@ def learn_that_it_ran_out(memory: Memory, machine: Machine) -> None:
         remember(machine.name, taken_by(forecast.choice, forecast.target, held, driver, 0.0, ran_out=True))
 
 
+def what_takes_less(machine: Machine) -> str:
+    """What takes less memory. On a GPU the next plan has learned from this run; a budget leaves room for what else needs the GPU."""
+    if machine.device == "cuda":
+        return f"lower data.max_length, or leave room: memory_budget={0.9 * machine.memory_bytes / 1e9:.0f}GB"
+    return "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
+
+
 def memory_as_json(memory: Memory) -> dict[str, Any]:
     """What plan.json keeps: what was predicted, what was weighed."""
     computing, forecast = memory.computing, memory.forecast

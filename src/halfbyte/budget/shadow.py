@@ -2,8 +2,8 @@
 
 A shadow is freed when nothing refers to it, as a tensor is. An operation allocates its result; where gradients are wanted it leaves a Node that
 keeps what its backward needs. `backward` runs the nodes, the newest first, as PyTorch's engine does: what a node kept is released behind it, and
-gradients that meet are added, in place where nobody else holds the first. `checkpoint` keeps nothing but its inputs and runs its function again when the first of its
-nodes needs what it kept (torch.utils.checkpoint, non-reentrant, which stops as soon as everything is there again).
+gradients that meet are added, in place where nobody else holds the first. `checkpoint` keeps nothing but its inputs and runs its function again
+when the first of its nodes needs what it kept (torch.utils.checkpoint, non-reentrant, which stops as soon as everything is there again).
 """
 
 from collections.abc import Callable
