@@ -146,6 +146,14 @@ def test_a_run_that_ran_out_is_kept_for_the_next_plan(recipe, tmp_path, monkeypa
     assert api.plan(recipe()).forecast.target.memory_factor > 1
 
 
+def test_layers_that_are_away_need_room_elsewhere(recipe, monkeypatch):
+    """Guards against a plan that fits the GPU and fills the computer instead."""
+    monkeypatch.setattr(memory, "memory_limit_bytes", lambda: 1000)
+    assert not any("computer's memory" in note for note in api.plan(recipe()).plan.notes)
+    monkeypatch.setattr(memory, "host_bytes", lambda work: {"weights": 2_000_000})
+    assert any("need 2 MB of the computer's memory, which has 1 kB" in note for note in api.plan(recipe()).plan.notes)
+
+
 def test_a_resumed_run_keeps_its_optimizer(recipe, tmp_path, monkeypatch):
     """Runs begun before the planner had paged AdamW as the default on GPUs: their saved state is of that kind."""
     from halfbyte.errors import Interrupted

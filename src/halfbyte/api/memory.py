@@ -12,7 +12,7 @@ from torch import nn
 from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
 from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import calibrated, recall, remember, taken_by
-from halfbyte.budget.phases import loads_on_gpu
+from halfbyte.budget.phases import host_bytes, loads_on_gpu
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import effort_of, origin_of, step_seconds
 from halfbyte.budget.shape import read_shape
@@ -22,12 +22,13 @@ from halfbyte.errors import ModelError
 from halfbyte.model.adapter import add_adapter, load_adapter
 from halfbyte.model.base import Base
 from halfbyte.model.load import Loaded, load_base
-from halfbyte.model.machine import MOST_DRIVER_BYTES, begin_phase, driver_bytes, free_bytes, held_bytes, peak_bytes, torch_device
+from halfbyte.model.machine import MOST_DRIVER_BYTES, begin_phase, driver_bytes, free_bytes, held_bytes, memory_limit_bytes, peak_bytes, torch_device
 from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Computing, Decision, Machine, Plan, as_asked
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event
+from halfbyte.runs.words import size
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,6 +83,9 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
         limit_bytes=target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
         predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds,
     )  # fmt: skip
+    host, room = sum(host_bytes(choice.work).values()), memory_limit_bytes()
+    if host > room:
+        notes = [*notes, f"layers that are away need {size(host)} of the computer's memory, which has {size(room)}: it may run out"]
     pages = recipe.train.optimizer == "auto" and choice.work.optimizer.startswith("paged")
     return Memory(computing, forecast, [*notes, *forecast.notes], pages, held_bytes(machine.device))
 

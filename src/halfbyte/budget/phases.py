@@ -6,7 +6,7 @@ from functools import lru_cache
 from halfbyte.budget.allocator import Allocator
 from halfbyte.budget.choose import Bounds, Choice
 from halfbyte.budget.shadow import FLOAT, HALF, Tape
-from halfbyte.budget.step import CUBLAS_WORKSPACE, Work, look, place_adapter, place_base
+from halfbyte.budget.step import CUBLAS_WORKSPACE, Work, layer_bytes, look, paged_bytes, place_adapter, place_base
 from halfbyte.runs.words import size
 
 MOST_LOGITS = 2**27
@@ -105,3 +105,18 @@ def rows_that_fit(choice: Choice, bounds: Bounds, wanted: int, new_tokens: int, 
     while rows > 1 and not evaluation_fits(choice, bounds, rows, new_tokens, evaluate_tokens):
         rows //= 2
     return rows
+
+
+def host_bytes(work: Work) -> dict[str, int]:
+    """What a step keeps in the computer's memory: weights and inputs of layers that are away, optimizer state that may have to leave the GPU."""
+    inputs = work.tokens_per_batch * work.shape.width * (FLOAT if work.shape.family == "falcon" else HALF)
+    return {
+        "weights": _pinned(layer_bytes(work)) * sum(placed.weights == "cpu" for placed in work.layers),
+        "inputs of layers": _pinned(inputs) * sum(placed.activations == "cpu" for placed in work.layers),
+        "optimizer, where the GPU runs short": paged_bytes(work),
+    }
+
+
+def _pinned(taken: int) -> int:
+    """PyTorch hands out pinned memory in powers of two."""
+    return 1 << (taken - 1).bit_length()

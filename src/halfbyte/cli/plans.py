@@ -12,10 +12,9 @@ from rich.text import Text
 from halfbyte.budget.choose import Choice
 from halfbyte.budget.forecast import Forecast, Target, make_forecast, read_bytes, refuse, target_of
 from halfbyte.budget.history import calibrated, recall
+from halfbyte.budget.phases import host_bytes
 from halfbyte.budget.rates import known_gpu
-from halfbyte.budget.shadow import HALF
 from halfbyte.budget.shape import read_shape
-from halfbyte.budget.step import Work, four_bit_bytes, paged_bytes
 from halfbyte.cli.screen import print_json, printable
 from halfbyte.errors import MachineError, RecipeError
 from halfbyte.model.base import Base, find_base
@@ -212,23 +211,6 @@ def _rests_on(forecast: Forecast) -> list[str]:
     if any(one.way.away for one in forecast.considered):
         lines.append("Weights away: in the computer's memory, copied when their layer is computed.")
     return lines
-
-
-def host_bytes(work: Work) -> dict[str, int]:
-    """What a step keeps in the computer's memory: weights and inputs of layers that are away, optimizer state that may have to leave the GPU."""
-    linears = work.shape.linears
-    layer = sum(four_bit_bytes(linear, work.double_quant) if work.four_bit else HALF * linear.weights for linear in linears)
-    inputs = work.tokens_per_batch * work.shape.width * HALF
-    return {
-        "weights": _pinned(layer) * sum(placed.weights == "cpu" for placed in work.layers),
-        "inputs of layers": _pinned(inputs) * sum(placed.activations == "cpu" for placed in work.layers),
-        "optimizer, where the GPU runs short": paged_bytes(work),
-    }
-
-
-def _pinned(taken: int) -> int:
-    """PyTorch hands out pinned memory in powers of two."""
-    return 1 << (taken - 1).bit_length()
 
 
 def tokens_per_second(choice: Choice) -> float:

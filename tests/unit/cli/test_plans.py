@@ -17,7 +17,8 @@ from halfbyte.budget import history
 from halfbyte.budget.choose import price
 from halfbyte.budget.forecast import Forecast, make_forecast, target_of
 from halfbyte.budget.history import remember, taken_by
-from halfbyte.cli.plans import forecast_as_json, host_bytes, reason_of, show_forecast, tokens_per_second
+from halfbyte.budget.phases import host_bytes
+from halfbyte.cli.plans import forecast_as_json, reason_of, show_forecast, tokens_per_second
 from halfbyte.cli.screen import Screen
 from halfbyte.recipe.load import load_recipe
 from halfbyte.recipe.schema import Recipe
