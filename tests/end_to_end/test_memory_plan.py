@@ -174,3 +174,21 @@ def test_a_resumed_run_keeps_its_optimizer(recipe, tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             api.resume(run)
     assert seen == ["adamw_8bit"]
+
+
+def test_without_a_gpu_the_next_plan_knows_what_the_last_run_took(tmp_path, monkeypatch):
+    """Memory put right, and a time, which only runs can tell there."""
+    monkeypatch.setenv("HALFBYTE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "talk.csv"
+    file.write_text("prompt,response\n" + "".join(f"who is number {i},the keeper {i} of the old lamp\n" for i in range(40)), encoding="utf-8")
+    data = f"data:\n  path: {file}\n  max_length: 64\n  near_duplicates: ignore\n"
+    text = f"name: toy\nbase: {make_base(tmp_path / 'base')}\n{data}train:\n  max_steps: 6\nevaluate:\n  max_new_tokens: 4\n"
+    loaded = parse_recipe(text, "toy.yaml", [])
+    first = api.plan(loaded).plan
+    run = api.train(loaded, tmp_path / "runs")
+    second = api.plan(loaded).plan
+    measured, seconds = read_report(run.path)["memory"]["measured_bytes"], read_report(run.path)["time"]["measured_step_seconds"]
+    assert first.computing.predicted_step_seconds is None
+    assert second.computing.predicted_bytes == pytest.approx(measured, rel=0.1)
+    assert 0.2 * seconds < second.computing.predicted_step_seconds < 5 * seconds
+    assert any("by the plan" in decision.reason for decision in second.decisions)

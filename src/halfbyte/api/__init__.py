@@ -23,6 +23,7 @@ from halfbyte.api.memory import (
     adapt_new,
     adapt_saved,
     learn,
+    learn_on_cpu,
     learn_that_it_ran_out,
     load_for,
     memory_as_json,
@@ -268,6 +269,8 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         log.append({"event": "measuring"})
         measuring = True
         _measure(model, run, planned, log)
+        for note in learn_on_cpu(planned.memory, machine, steps):
+            log.append({"event": "note", "message": note})
         tell_peak(log.append, "evaluate", machine)
         log.append({
             "event": "end", "steps": outcome.steps, "seconds": round(outcome.seconds, 2), "best_step": outcome.best_step,

@@ -11,11 +11,12 @@ from torch import nn
 
 from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
 from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
-from halfbyte.budget.history import calibrated, recall, remember, taken_by
+from halfbyte.budget.history import Taken, calibrated, measured_on_cpu, name_of, recall, remember, taken_by
 from halfbyte.budget.phases import host_bytes, loads_on_gpu
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import effort_of, origin_of, step_seconds
 from halfbyte.budget.shape import read_shape
+from halfbyte.budget.step import Work
 from halfbyte.data.batches import row_lengths
 from halfbyte.data.prepare import Prepared
 from halfbyte.errors import ModelError
@@ -48,6 +49,8 @@ class Memory:
     pages: bool = False
     held_bytes: int = 0
     """By what this process had on the GPU before, such as a model that a notebook still talks to."""
+    on_cpu: tuple[Work, int] | None = None
+    """Without a GPU: a usual step, and the bytes that are predicted before anything was learned."""
 
 
 def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared, evaluate_tokens: int = 0, training: bool = True) -> Memory:
@@ -55,11 +58,9 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
 
     Without `training`, a base that is too large to be trained has all its layers in the computer's memory.
     """
-    longest, mean = _lengths(prepared)
     if machine.device == "cpu":
-        computing, notes = _on_cpu(recipe, base, longest)
-        less = [f"memory_budget {recipe.memory_budget} is for a GPU's memory: nothing is limited here"] if recipe.memory_budget else []
-        return Memory(computing, None, [*notes, *less])
+        return _on_cpu(recipe, base, machine, prepared)
+    longest, mean = _lengths(prepared)
     packed = recipe.data.packing != "none"
     try:
         family = read_shape(base.config, base.name).family
@@ -81,7 +82,7 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
     computing = Computing(
         choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows, load_on_cpu=not loads_on_gpu(choice.work, target.bounds),
         limit_bytes=target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
-        predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds,
+        predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds, chosen=True,
     )  # fmt: skip
     host, room = sum(host_bytes(choice.work).values()), memory_limit_bytes()
     if host > room:
@@ -107,14 +108,22 @@ def _lengths(prepared: Prepared) -> tuple[int, int]:
     return int(max(part.max() for part in lengths)), max(2, round(float(row_lengths(prepared.train).mean())))
 
 
-def _on_cpu(recipe: Recipe, base: Base, longest: int) -> tuple[Computing, list[str]]:
-    """Nothing is chosen; what it will take is a rough figure."""
+def _on_cpu(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared) -> Memory:
+    """Nothing is chosen. What it will take is a rough figure, which earlier runs of the same shape put right; time is told by them alone."""
+    notes = [f"memory_budget {recipe.memory_budget} is for a GPU's memory: nothing is limited here"] if recipe.memory_budget else []
     try:
         shape = read_shape(base.config, base.name)
     except ModelError as error:
-        return as_asked(recipe.train, recipe.evaluate.batch_size, 0), [f"memory is not predicted: {error.message}"]
+        return Memory(as_asked(recipe.train, recipe.evaluate.batch_size, 0), None, [*notes, f"memory is not predicted: {error.message}"])
+    longest, mean = _lengths(prepared)
     computing = as_asked(recipe.train, recipe.evaluate.batch_size, shape.layers)
-    return replace(computing, predicted_bytes=predict_on_cpu(recipe, base.config, computing, longest)), []
+    raw = predict_on_cpu(recipe, base.config, computing, longest)
+    rows, times = computing.micro_batch_size, computing.gradient_accumulation_steps
+    usual = replace(ask(recipe, base.config, mean).work, rows=rows, accumulation=times, layers=computing.layers)
+    known = measured_on_cpu(recall(machine.name), shape)
+    seconds = effort_of(usual, 0, 0).product_flops / known.product_flops if known.product_flops else None
+    computing = replace(computing, predicted_bytes=int(raw * known.memory_ratio), predicted_step_seconds=seconds)
+    return Memory(computing, None, notes, on_cpu=(usual, raw))
 
 
 def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target, list[str]]:
@@ -185,6 +194,22 @@ def learn(memory: Memory, machine: Machine, steps: list[Event]) -> list[str]:
     measured = peak_bytes(machine.device) - driver - memory.held_bytes
     known = 0 if choice.work.optimizer.startswith("paged") or driver >= MOST_DRIVER_BYTES else driver  # paged state lies there too, and other programs
     return remember(machine.name, taken_by(choice, forecast.target, measured, known, seconds, tokens)).notes
+
+
+def learn_on_cpu(memory: Memory, machine: Machine, steps: list[Event]) -> list[str]:
+    """The same without a GPU, at the end of a run: resident memory knows no phases."""
+    settled = steps[SETTLED_AFTER:]
+    if memory.on_cpu is None or not settled:
+        return []
+    usual, raw = memory.on_cpu
+    tokens = statistics.median(event["tokens"] for event in settled) / (usual.rows * usual.accumulation)
+    seconds = statistics.median(event["tokens"] / event["tokens_per_second"] for event in settled)
+    effort = effort_of(replace(usual, tokens=max(1, round(tokens))), 0, 0)
+    told = memory.computing.predicted_step_seconds or seconds
+    taken = Taken(
+        name_of(usual.shape), usual.rows, usual.accumulation, usual.tokens, "as the recipe has it", raw, peak_bytes(machine.device), 0, told, seconds, effort
+    )  # fmt: skip
+    return remember(machine.name, taken).notes
 
 
 def learn_that_it_ran_out(memory: Memory, machine: Machine) -> None:

@@ -22,6 +22,7 @@ from halfbyte.budget.choose import Choice
 from halfbyte.budget.forecast import Target
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import Effort, Rates, effort_of, known_gpu, step_seconds
+from halfbyte.budget.shape import Shape
 from halfbyte.runs.folder import write_whole
 from halfbyte.runs.words import number
 
@@ -87,11 +88,31 @@ def taken_by(
     seen = replace(work, tokens=max(1, round(tokens))) if tokens else work
     peak = training_peak(seen)
     effort = effort_of(seen, peak.launches, peak.written_bytes)
-    shape = f"{work.shape.family} {work.shape.layers} x {work.shape.width}"
     return Taken(
-        shape, work.rows, work.accumulation, work.tokens, choice.told(), int(choice.torch_bytes / target.memory_factor), measured_bytes, driver_bytes,
-        step_seconds(effort, target.rates), step_seconds_measured, effort, ran_out,
+        name_of(work.shape), work.rows, work.accumulation, work.tokens, choice.told(), int(choice.torch_bytes / target.memory_factor), measured_bytes,
+        driver_bytes, step_seconds(effort, target.rates), step_seconds_measured, effort, ran_out,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What runs of one shape without a GPU have shown: memory over prediction, and operations of matrix products a second (None before the first)."""
+
+    memory_ratio: float = 1.0
+    product_flops: float | None = None
+
+
+def measured_on_cpu(history: History, shape: Shape) -> Measured:
+    """The medians of the recent runs of this shape."""
+    runs = [run for run in history.runs if run.shape == name_of(shape) and run.halfbyte == __version__ and run.measured_seconds > 0][-RECENT:]
+    if not runs:
+        return Measured()
+    ratio = statistics.median(run.measured_bytes / run.predicted_bytes for run in runs)
+    return Measured(ratio, statistics.median(run.effort.product_flops / run.measured_seconds for run in runs))
+
+
+def name_of(shape: Shape) -> str:
+    return f"{shape.family} {shape.layers} x {shape.width}"
 
 
 def calibrated(target: Target, history: History, family: str | None = None) -> Target:

@@ -62,6 +62,8 @@ class Computing:
     predicted_bytes: int | None = None
     """Highest memory of the run."""
     predicted_step_seconds: float | None = None
+    chosen: bool = False
+    """Whether it was chosen to fit, or is what the recipe has."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,11 @@ def tell_computing(computing: Computing) -> Decision:
     if sixteen := sum(layer.weights == "16bit" for layer in layers):
         parts.append(f"weights of {sixteen} layers kept in 16 bits")
     told = ", ".join(parts)
-    if computing.predicted_step_seconds is None:  # nothing was chosen
-        about = f"; about {computing.predicted_bytes / 1e9:.1f} GB, roughly" if computing.predicted_bytes else ""
-        return Decision("memory", told, f"as the recipe has it{about}")
-    predicted = f"{(computing.predicted_bytes or 0) / 1e9:.1f} GB predicted, {computing.predicted_step_seconds:.2g} s a step"
-    return Decision("memory", told, f"{predicted}: the fastest way that fits")
+    seconds = f", {computing.predicted_step_seconds:.2g} s a step" if computing.predicted_step_seconds else ""
+    predicted = f"{computing.predicted_bytes / 1e9:.1f} GB{seconds}" if computing.predicted_bytes else ""
+    if not computing.chosen:
+        return Decision("memory", told, f"as the recipe has it; {predicted}, roughly" if predicted else "as the recipe has it")
+    return Decision("memory", told, f"{predicted} predicted: the fastest way that fits")
 
 
 def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:

@@ -69,11 +69,13 @@ def test_without_a_gpu_rows_and_recomputation_are_those_of_the_recipe():
 
 def test_the_way_of_computing_is_told_in_words():
     layers = (Placement("cpu", "cpu"), Placement("16bit", "recomputed"), Placement(), Placement())
-    told = tell_computing(Computing(1, 4, layers, predicted_bytes=7_940_000_000, predicted_step_seconds=0.96))
+    told = tell_computing(Computing(1, 4, layers, predicted_bytes=7_940_000_000, predicted_step_seconds=0.96, chosen=True))
     assert told.value == (
         "1 row at a time, 4 times a step, 2 of 4 layers recomputed, weights of 1 layers in the computer's memory, weights of 1 layers kept in 16 bits"
     )
-    assert told.reason == "7.9 GB predicted, 0.96 s a step: the fastest way that fits"
+    assert told.reason == "7.9 GB, 0.96 s a step predicted: the fastest way that fits"
+    asked = tell_computing(Computing(4, 1, predicted_bytes=1_900_000_000))
+    assert asked.reason == "as the recipe has it; 1.9 GB, roughly"
     assert tell_computing(Computing(4, 1)).value == "4 rows at a time, 1 time a step, no layer recomputed"
 
 
