@@ -23,7 +23,6 @@ from halfbyte.budget.forecast import make_forecast, target_of
 from halfbyte.budget.rates import H200, rates_of
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work
-from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.model.adapter import add_adapter
 from halfbyte.model.machine import driver_bytes
 from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
@@ -31,7 +30,7 @@ from halfbyte.recipe.load import parse_recipe
 from halfbyte.recipe.schema import Adapter
 from halfbyte.train.optimizer import make_optimizer
 from halfbyte.train.step import train_step
-from random_base import build_random_base, config
+from random_base import build_random_base, config, random_batch
 
 DEVICE = torch.device("cuda", 0)
 GB = 10**9
@@ -62,12 +61,7 @@ class Training:
         torch.cuda.reset_peak_memory_stats()
         seconds, losses, norms = [], [], []
         for _ in range(count):
-            given = []
-            for _ in range(accumulation):
-                ids = torch.randint(3, self.vocabulary, (rows, tokens), generator=generator)
-                labels = ids.clone()
-                labels[:, 0] = IGNORE
-                given.append(Batch(ids, labels, (tokens,) * rows))
+            given = [random_batch(self.vocabulary, rows, tokens, generator) for _ in range(accumulation)]
             began = time.perf_counter()
             result = train_step(self.model, given, self.optimizer, 1.0, torch.bfloat16, scaler)
             torch.cuda.synchronize()

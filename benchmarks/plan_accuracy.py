@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,11 @@ class Case:
     """`4bit`, `16bit` or `cpu`, of `moved` layers."""
     moved: int = 0
     inputs_away: bool = False
-    layers: int | None = None
-    note: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
         base = Case(self.shape, self.rows, self.tokens)
-        said = [f"{key}={value}" for key, value in asdict(self).items() if value != getattr(base, key) and key not in ("part", "note")]
+        said = [f"{key}={value}" for key, value in asdict(self).items() if value != getattr(base, key) and key != "part"]
         return " ".join([self.shape, f"{self.rows}x{self.tokens}", *said])
 
 
@@ -111,7 +109,7 @@ def placements(case: Case, layers: int) -> tuple[Placement, ...]:
 def settings_of(case: Case) -> dict[str, Any]:
     from random_base import config
 
-    return config(case.shape, case.layers)
+    return config(case.shape)
 
 
 def work_of(case: Case, settings: dict[str, Any]) -> Work:
@@ -125,13 +123,12 @@ def work_of(case: Case, settings: dict[str, Any]) -> Work:
 def measure(case: Case) -> dict[str, Any]:
     import torch
 
-    from halfbyte.data.batches import IGNORE, Batch
     from halfbyte.model.adapter import add_adapter
     from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
     from halfbyte.recipe.schema import Adapter
     from halfbyte.train.optimizer import make_optimizer
     from halfbyte.train.step import train_step
-    from random_base import build_random_base
+    from random_base import build_random_base, random_batch
 
     device, settings = torch.device("cuda", 0), settings_of(case)
     work = work_of(case, settings)
@@ -152,19 +149,8 @@ def measure(case: Case) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     losses, norms, seconds = [], [], []
 
-    def batch() -> Batch:
-        ids = torch.randint(3, settings["vocab_size"], (case.rows, case.tokens), generator=generator)
-        labels = ids.clone()
-        labels[:, 0] = IGNORE
-        if not case.packed:
-            return Batch(ids, labels, (case.tokens,) * case.rows)
-        each = -(-case.tokens // case.packed)
-        positions = torch.arange(case.tokens) % each
-        documents = torch.arange(case.tokens).div(each, rounding_mode="floor")
-        return Batch(ids, labels, (case.tokens,) * case.rows, positions.repeat(case.rows, 1), documents.repeat(case.rows, 1))
-
     def step() -> None:
-        given = [batch() for _ in range(case.accumulation)]
+        given = [random_batch(settings["vocab_size"], case.rows, case.tokens, generator, case.packed) for _ in range(case.accumulation)]
         torch.cuda.synchronize()
         began = time.perf_counter()
         result = train_step(model, given, optimizer, 1.0, torch.bfloat16, scaler)

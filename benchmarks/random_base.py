@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from halfbyte.data.batches import IGNORE, Batch
+
 # Of each shape, what its config.json says (without what makes no difference to a training step).
 CONFIGS: dict[str, dict[str, Any]] = {
     "mistral-7b": {
@@ -49,6 +51,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def config(name: str, layers: int | None = None) -> dict[str, Any]:
     """config.json of a shape, with fewer layers where asked."""
     return {**CONFIGS[name], **({"num_hidden_layers": layers} if layers else {}), "dtype": "bfloat16"}
+
+
+def random_batch(vocabulary: int, rows: int, tokens: int, generator: torch.Generator, packed: int = 0) -> Batch:
+    """Full rows of random ids, all but the first learned; each of `packed` documents of equal length where asked."""
+    ids = torch.randint(3, vocabulary, (rows, tokens), generator=generator)
+    labels = ids.clone()
+    labels[:, 0] = IGNORE
+    if not packed:
+        return Batch(ids, labels, (tokens,) * rows)
+    each = -(-tokens // packed)
+    numbers = torch.arange(tokens)
+    documents = numbers.div(each, rounding_mode="floor")
+    return Batch(ids, labels, (tokens,) * rows, (numbers % each).repeat(rows, 1), documents.repeat(rows, 1))
 
 
 def build_random_base(settings: dict[str, Any], device: str = "cuda", quantised: bool = True, seed: int = 0) -> nn.Module:

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.model.adapter import add_adapter
 from halfbyte.recipe.schema import Adapter
 from halfbyte.train.optimizer import make_optimizer
 from halfbyte.train.step import batch_logits, summed_loss, train_step
-from random_base import build_random_base, config
+from random_base import build_random_base, config, random_batch
 
 # name: shape, rows, tokens, other settings
 CASES: dict[str, dict[str, Any]] = {
@@ -63,22 +62,6 @@ class Told(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def batches(case: dict[str, Any], vocabulary: int) -> list[Batch]:
-    rows, tokens = case["rows"], case["tokens"]
-    made = []
-    for _ in range(case.get("accumulation", 1)):
-        ids = torch.randint(3, vocabulary, (rows, tokens))
-        labels = ids.clone()
-        labels[:, 0] = IGNORE
-        if parts := case.get("packed"):
-            each = tokens // parts
-            positions = torch.cat([torch.arange(each)] * parts).repeat(rows, 1)
-            made.append(Batch(ids, labels, (tokens,) * rows, positions, torch.arange(tokens).div(each, rounding_mode="floor").repeat(rows, 1)))
-        else:
-            made.append(Batch(ids, labels, (tokens,) * rows))
-    return made
-
-
 def record(case: dict[str, Any], layers: int, told: bool) -> dict[str, Any]:
     settings = config(case["shape"], layers)
     torch.manual_seed(0)
@@ -94,7 +77,9 @@ def record(case: dict[str, Any], layers: int, told: bool) -> dict[str, Any]:
     model.train()
     optimizer = make_optimizer(case.get("optimizer", "paged_adamw_32bit"), model.parameters(), 2e-4, 0.0)
     scaler = torch.amp.GradScaler("cuda", enabled=False)
-    given = batches(case, settings["vocab_size"])
+    generator = torch.Generator().manual_seed(0)
+    drawn = (settings["vocab_size"], case["rows"], case["tokens"], generator, case.get("packed", 0))
+    given = [random_batch(*drawn) for _ in range(case.get("accumulation", 1))]
 
     def step() -> Any:
         return train_step(model, given, optimizer, 1.0, torch.bfloat16, scaler)

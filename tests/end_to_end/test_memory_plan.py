@@ -49,6 +49,9 @@ def test_the_plan_chooses_and_the_run_is_computed_so(recipe, tmp_path):
     assert plan["computing"]["micro_batch_size"] == 4
     assert {layer["activations"] for layer in plan["computing"]["layers"]} == {"kept"}
     assert plan["memory"]["gpu"] == GPU
+    assert (plan["memory"]["chosen"]["rows"], plan["memory"]["chosen"]["told"]) == (4, "activations kept, weights of all layers kept in 16 bits")
+    assert plan["memory"]["chosen"]["fits"]
+    assert plan["memory"]["chosen"] in plan["memory"]["considered"]
     assert [phase["name"] for phase in plan["memory"]["phases"]] == ["load", "step", "evaluate", "generate", "merge"]
     assert [event["phase"] for event in events(run, "memory")] == ["load", "train", "evaluate"]
     assert report["memory"]["predicted_bytes"] == plan["predicted_bytes"] > 800_000_000

@@ -12,9 +12,9 @@ from halfbyte.data.batches import epoch_steps
 from halfbyte.data.parts import open_parts
 from halfbyte.data.prepare import Prepared, prepare_data, template_for
 from halfbyte.data.show import Shown, show_batch, show_examples, show_records, show_rows
-from halfbyte.errors import DataError, RecipeError
+from halfbyte.errors import DataError
 from halfbyte.generate.prompts import pad_id
-from halfbyte.model.base import Base, find_base
+from halfbyte.model.base import Base, check_length, find_base
 from halfbyte.model.load import load_tokenizer
 from halfbyte.recipe.load import Loaded
 from halfbyte.recipe.plan import Decision
@@ -98,7 +98,5 @@ def _told(records: Iterable[T], listener: Listener | None) -> Iterator[T]:
 def prepare_for(recipe: Recipe, base: Base, tokenizer: PreTrainedTokenizerBase, listener: Listener | None) -> Prepared:
     """Raises RecipeError for rows longer than the base has positions."""
     progress = (lambda stage, rows: listener({"event": "progress", "stage": stage, "rows": rows})) if listener else None
-    if base.context and recipe.data.max_length > base.context:
-        seen = f"data.max_length: {recipe.data.max_length} is beyond the {base.context} positions of {recipe.base}"
-        raise RecipeError(seen, hint=f"lower it to {base.context} or less")
+    check_length(recipe.data.max_length, base)
     return prepare_data(recipe.data, recipe.seed, tokenizer, progress, base.context)

@@ -15,7 +15,7 @@ from halfbyte.budget.history import Taken, calibrated, measured_on_cpu, name_of,
 from halfbyte.budget.phases import host_bytes, loads_on_gpu
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import effort_of, origin_of, step_seconds
-from halfbyte.budget.shape import read_shape
+from halfbyte.budget.shape import LAYER_KEYS, read_shape
 from halfbyte.budget.step import Work
 from halfbyte.data.batches import row_lengths
 from halfbyte.data.prepare import Prepared
@@ -34,7 +34,6 @@ from halfbyte.runs.words import size
 if TYPE_CHECKING:
     from peft import PeftModel
 
-LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 SETTLED_AFTER = 3
 """Steps: the first ones make kernels and the optimizer's state."""
 
@@ -232,18 +231,4 @@ def memory_as_json(memory: Memory) -> dict[str, Any]:
     """What plan.json keeps: what was predicted, what was weighed."""
     computing, forecast = memory.computing, memory.forecast
     found: dict[str, Any] = {"predicted_bytes": computing.predicted_bytes, "predicted_step_seconds": computing.predicted_step_seconds}
-    if forecast is None or forecast.choice is None:
-        return found
-
-    def told(choice: Any) -> dict[str, Any]:
-        return {
-            "rows": choice.way.rows, "accumulation": choice.accumulation, "told": choice.told(), "peak_bytes": choice.peak_bytes,
-            "step_seconds": choice.step_seconds,
-        }  # fmt: skip
-
-    target = forecast.target
-    return found | {"memory": {
-        "gpu": target.name, "budget_bytes": target.budget_bytes, "driver_bytes": target.driver_bytes, "rates_from": target.rates_from,
-        "chosen": told(forecast.choice), "considered": [told(choice) for choice in forecast.considered],
-        "phases": [{"name": phase.name, "peak_bytes": phase.peak_bytes, "told": phase.told} for phase in forecast.phases],
-    }}  # fmt: skip
+    return found if forecast is None or forecast.choice is None else found | {"memory": forecast.as_json()}

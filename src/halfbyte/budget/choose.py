@@ -8,6 +8,7 @@ the rest follows in a line, and what is chosen is simulated whole.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from halfbyte.budget.predict import Peak, enough_bytes, training_peak
 from halfbyte.budget.rates import Rates, effort_of, step_seconds
@@ -59,6 +60,16 @@ class Choice:
     @property
     def accumulation(self) -> int:
         return self.work.accumulation
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.work.tokens_per_batch * self.accumulation / self.step_seconds
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.way.rows, "accumulation": self.accumulation, "told": self.told(), "optimizer": self.work.optimizer,
+            "peak_bytes": self.peak_bytes, "step_seconds": self.step_seconds, "tokens_per_second": self.tokens_per_second, "fits": self.fits,
+        }  # fmt: skip
 
     def told(self) -> str:
         """In words, such as `24 of 32 layers recomputed`."""

@@ -81,6 +81,15 @@ class Forecast:
         """Of the whole run: the highest of its phases before merging."""
         return max((phase.peak_bytes for phase in self.phases if phase.name != "merge"), default=None)
 
+    def as_json(self) -> dict[str, Any]:
+        """What was weighed and chosen, in bytes and seconds."""
+        target = self.target
+        return {
+            "gpu": target.name, "budget_bytes": target.budget_bytes, "driver_bytes": target.driver_bytes, "rates_from": target.rates_from,
+            "chosen": self.choice.as_json() if self.choice else None, "considered": [one.as_json() for one in self.considered],
+            "phases": [{"name": phase.name, "peak_bytes": phase.peak_bytes, "told": phase.told} for phase in self.phases],
+        }  # fmt: skip
+
 
 def read_bytes(text: str, key: str = "memory_budget") -> int:
     """As read_amount. Raises RecipeError."""

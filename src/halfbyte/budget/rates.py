@@ -20,7 +20,7 @@ class Rates:
     """Of one GPU and the processor beside it."""
 
     product_flops: float = 740e12
-    """Matrix products in bfloat16, a second (PERFORMANCE: 736 measured over the shapes of a 7B model)."""
+    """Matrix products in bfloat16, a second; 736e12 were measured on an H200 over the shapes of a 7B model."""
     attention_flops: float = 450e12
     """Fused attention."""
     scores_flops: float = 44e12
@@ -122,7 +122,7 @@ class Effort:
 
 
 def effort_of(work: Work, launches: float, written_bytes: float) -> Effort:
-    """Counts operations; PERFORMANCE: 2 for a weight and a token in each product, 4 for a pair of tokens, a head and its width, half of them masked.
+    """Counts operations: 2 for a weight and a token in each product, 4 for a pair of tokens, a head and its width, half of them masked.
 
     Backward: the gradient of the input alone for frozen weights, both gradients for adapters, 2.5 times the forward for attention.
     """

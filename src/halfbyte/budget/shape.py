@@ -5,6 +5,8 @@ from typing import Any
 
 from halfbyte.errors import ModelError
 
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+"""Under which a config.json may give the number of decoder layers."""
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose blocks are described by step.py operation by operation; Falcon is described apart."""
 BLOCK, NESTED_BLOCK = 64, 256
@@ -37,7 +39,6 @@ class Shape:
     heads: int
     key_heads: int
     head_width: int
-    inner: int
     vocabulary: int
     tied: bool
     norms_of_heads: bool
@@ -81,7 +82,7 @@ def read_shape(config: dict[str, Any], name: str = "the base") -> Shape:
             raise ModelError(f"base: config.json of {name} gives no {keys[0]}", hint="memory cannot be predicted without it: is this a language model?")
         return default
 
-    width, layers = number("hidden_size", "n_embd", "d_model"), number("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    width, layers = number("hidden_size", "n_embd", "d_model"), number(*LAYER_KEYS)
     heads = number("num_attention_heads", "n_head", "n_heads", "num_heads")
     if family == "falcon":
         return _falcon(settings, width, layers, heads, number("vocab_size"), number("ffn_hidden_size", default=4 * width))
@@ -98,7 +99,7 @@ def read_shape(config: dict[str, Any], name: str = "the base") -> Shape:
     tied = bool(settings.get("tie_word_embeddings", False))
     window = number("sliding_window", default=0) if settings.get("use_sliding_window", True) else 0
     return Shape(
-        family, family in LLAMA_FAMILY, layers, width, heads, key_heads, head_width, feed, number("vocab_size"), tied, family == "qwen3", linears,
+        family, family in LLAMA_FAMILY, layers, width, heads, key_heads, head_width, number("vocab_size"), tied, family == "qwen3", linears,
         window or None,
     )  # fmt: skip
 
@@ -115,4 +116,4 @@ def _falcon(settings: dict[str, Any], width: int, layers: int, heads: int, vocab
     )  # fmt: skip
     exact = not new and not settings.get("alibi") and bool(settings.get("parallel_attn", True)) and key_heads == 1
     tied = bool(settings.get("tie_word_embeddings", True))
-    return Shape("falcon", exact, layers, width, heads, key_heads, head_width, feed, vocabulary, tied, False, linears)
+    return Shape("falcon", exact, layers, width, heads, key_heads, head_width, vocabulary, tied, False, linears)

@@ -16,8 +16,8 @@ from halfbyte.budget.phases import host_bytes
 from halfbyte.budget.rates import known_gpu
 from halfbyte.budget.shape import read_shape
 from halfbyte.cli.screen import print_json, printable
-from halfbyte.errors import MachineError, RecipeError
-from halfbyte.model.base import Base, find_base
+from halfbyte.errors import MachineError
+from halfbyte.model.base import Base, check_length, find_base
 from halfbyte.recipe.load import load_recipe_alone
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.words import size
@@ -35,11 +35,9 @@ def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: boo
     """Shows the plan of a recipe for a GPU that need not be here. Raises MachineError, with what was weighed shown, where nothing fits."""
     recipe = load_recipe_alone(file, overrides).recipe
     base = _find(recipe.base)
-    config, longest = base.config, recipe.data.max_length
-    if base.context and longest > base.context:
-        raise RecipeError(f"data.max_length: {longest} is beyond the {base.context} positions of {recipe.base}", hint=f"lower it to {base.context} or less")
-    target, notes = _target(recipe, gpu, read_shape(config, recipe.base).family)
-    forecast = make_forecast(recipe, config, target)
+    check_length(recipe.data.max_length, base)
+    target, notes = _target(recipe, gpu, read_shape(base.config, recipe.base).family)
+    forecast = make_forecast(recipe, base.config, target)
     notes.append(f"rows are taken as full, {recipe.data.max_length:,} tokens (data.max_length): the data are not read")
     forecast = replace(forecast, notes=[*notes, *forecast.notes])
     if as_json:
@@ -76,33 +74,20 @@ def _target(recipe: Recipe, gpu: str, family: str) -> tuple[Target, list[str]]:
 
 def forecast_as_json(forecast: Forecast, recipe: Recipe) -> dict[str, Any]:
     """For programs: bytes and seconds."""
-    target, choice, change = forecast.target, forecast.choice, forecast.change
+    choice, change = forecast.choice, forecast.change
     return {
+        **forecast.as_json(),
         "recipe": recipe.name,
         "base": recipe.base,
-        "gpu": target.name,
-        "budget_bytes": target.budget_bytes,
-        "driver_bytes": target.driver_bytes,
-        "rates_from": target.rates_from,
         "fits": choice is not None,
         "predicted_bytes": forecast.predicted_bytes,
         "predicted_step_seconds": choice.step_seconds if choice else None,
-        "chosen": _choice_as_json(choice) if choice else None,
         "reason": reason_of(forecast),
-        "considered": [_choice_as_json(one) for one in forecast.considered],
-        "phases": [{"name": phase.name, "peak_bytes": phase.peak_bytes, "told": phase.told} for phase in forecast.phases],
         "evaluate_rows": forecast.evaluate_rows if choice else None,
         "host_bytes": sum(host_bytes(choice.work).values()) if choice else None,
         "change": {"keys": change.keys, "peak_bytes": change.peak_bytes, "step_seconds": change.step_seconds} if change else None,
         "notes": forecast.notes,
     }
-
-
-def _choice_as_json(choice: Choice) -> dict[str, Any]:
-    return {
-        "rows": choice.way.rows, "accumulation": choice.accumulation, "told": choice.told(), "optimizer": choice.work.optimizer,
-        "peak_bytes": choice.peak_bytes, "step_seconds": choice.step_seconds, "tokens_per_second": tokens_per_second(choice), "fits": choice.fits,
-    }  # fmt: skip
 
 
 def show_forecast(console: Console, forecast: Forecast) -> None:
@@ -136,7 +121,7 @@ def _weighed(forecast: Forecast, width: int) -> Table:
         verdict = "chosen" if chosen else "fits" if choice.fits else f"{max(0.1, over):,.1f} GB over"
         table.add_row(
             f"{choice.way.rows} x {choice.accumulation}", _activations(choice), _weights(choice), _gb(choice.peak_bytes),
-            f"{choice.step_seconds:,.{decimals}f}", f"{tokens_per_second(choice):,.0f}", verdict,
+            f"{choice.step_seconds:,.{decimals}f}", f"{choice.tokens_per_second:,.0f}", verdict,
             style="bold green" if chosen else "" if choice.fits else "dim",
         )  # fmt: skip
     return table
@@ -211,10 +196,6 @@ def _rests_on(forecast: Forecast) -> list[str]:
     if any(one.way.away for one in forecast.considered):
         lines.append("Weights away: in the computer's memory, copied when their layer is computed.")
     return lines
-
-
-def tokens_per_second(choice: Choice) -> float:
-    return choice.work.tokens_per_batch * choice.accumulation / choice.step_seconds
 
 
 def _called(target: Target) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from halfbyte.errors import IntegrityError, MachineError, ModelError
+from halfbyte.errors import IntegrityError, MachineError, ModelError, RecipeError
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
@@ -49,6 +49,13 @@ def check_same_base(fingerprint: str, base: Base) -> None:
     """Shapes would fit any sister of the base that a run was trained on, and the answers would be quietly wrong."""
     if fingerprint != base.fingerprint:
         raise IntegrityError(f"base: {base.name} is not the model that this run was trained on (its files differ)", hint="put the old one back, or train again")
+
+
+def check_length(longest: int, base: Base) -> None:
+    """longest: tokens of the longest row that a recipe allows. Raises RecipeError where the base has fewer positions."""
+    if base.context and longest > base.context:
+        seen = f"data.max_length: {longest} is beyond the {base.context} positions of {base.name}"
+        raise RecipeError(seen, hint=f"lower it to {base.context} or less")
 
 
 def find_base(name: str) -> Base:

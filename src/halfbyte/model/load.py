@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from halfbyte.budget.shape import LAYER_KEYS
 from halfbyte.errors import MachineError, ModelError
 from halfbyte.model.base import Base
 from halfbyte.model.machine import check_bitsandbytes
@@ -143,9 +144,8 @@ def quiet_loading() -> Iterator[None]:
 def decoder_layers(model: "PreTrainedModel") -> nn.ModuleList:
     """The list of decoder layers, whatever the architecture calls it. Raises ModelError when there is none."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
-    counts = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"}
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    wanted = next((getattr(config, name) for name in counts if isinstance(getattr(config, name, None), int)), None)
+    wanted = next((getattr(config, name) for name in LAYER_KEYS if isinstance(getattr(config, name, None), int)), None)
     for module in lists:
         if len(module) == wanted:
             return module

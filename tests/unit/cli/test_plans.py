@@ -18,7 +18,7 @@ from halfbyte.budget.choose import price
 from halfbyte.budget.forecast import Forecast, make_forecast, target_of
 from halfbyte.budget.history import remember, taken_by
 from halfbyte.budget.phases import host_bytes
-from halfbyte.cli.plans import forecast_as_json, reason_of, show_forecast, tokens_per_second
+from halfbyte.cli.plans import forecast_as_json, reason_of, show_forecast
 from halfbyte.cli.screen import Screen
 from halfbyte.recipe.load import load_recipe
 from halfbyte.recipe.schema import Recipe
@@ -107,6 +107,15 @@ def test_a_gpu_may_be_named(place):
     assert "no GPU is known as 'Voodoo 2'" in done.stderr
 
 
+def test_rows_beyond_the_positions_of_the_base_are_refused(place):
+    config = {**CONFIG, "max_position_embeddings": 1000}
+    (place / "base/config.json").write_text(json.dumps(config))
+    done = plan("r.yaml", "--gpu", "12GB")
+    assert done.returncode == 2
+    assert "data.max_length: 1024 is beyond the 1000 positions of ./base" in " ".join(done.stderr.split())
+    assert plan("r.yaml", "data.max_length=1000", "--gpu", "12GB").returncode == 0
+
+
 def test_what_does_not_fit_is_shown_and_refused_with_the_mend(place):
     done = plan("r.yaml", "--gpu", "3GB")
     assert done.returncode == 3
@@ -184,7 +193,7 @@ def test_every_way_is_a_line_with_its_figures(place):
     for choice in found.considered:
         words = f"{choice.way.rows} x {choice.accumulation}"
         mine = [" ".join(line) for line in lines if line[0].strip() == words and f"{choice.peak_bytes / 1e9:,.1f}" in "  ".join(line)]
-        assert any(f"{tokens_per_second(choice):,.0f}" in line for line in mine), choice
+        assert any(f"{choice.tokens_per_second:,.0f}" in line for line in mine), choice
     assert forecast_as_json(found, recipe)["rates_from"] == "datasheet of the RTX 4070"
 
 
