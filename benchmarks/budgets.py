@@ -72,7 +72,7 @@ class Training:
 
 
 def longest_row(budget: int) -> dict[str, Any]:
-    """The longest row by the plan, and by trying, 3 % longer each time, until it runs out."""
+    """The longest row by the plan, and by trying: 3 % longer each time until it runs out, or shorter until it does not."""
     settings = config("mistral-7b")
     work = Work(read_shape(settings), 1, STEP_TOKENS, ())
     bounds = Bounds(budget, rates_of(H200))
@@ -85,17 +85,19 @@ def longest_row(budget: int) -> dict[str, Any]:
     training = Training(placed, settings)
     limit = budget - bounds.driver_bytes
     found: dict[str, Any] = {"budget_gb": budget / GB, "predicted_tokens": predicted, "limit_bytes": limit, "tried": []}
-    tokens, longest = predicted, 0
+    tokens, longest, too_long = predicted, 0, 0
     with limit_memory(DEVICE, limit):
-        while True:
+        while tokens not in (longest, too_long):
             try:
                 seen = training.steps(1, tokens, 1, 1)
             except torch.OutOfMemoryError:
                 found["tried"].append({"tokens": tokens, "fits": False})
-                break
-            found["tried"].append({"tokens": tokens, "fits": True, **seen})
-            longest = tokens
-            tokens = int(tokens * GROWTH) // STEP_TOKENS * STEP_TOKENS
+                too_long = tokens
+                tokens = longest or int(tokens / GROWTH) // STEP_TOKENS * STEP_TOKENS
+            else:
+                found["tried"].append({"tokens": tokens, "fits": True, **seen})
+                longest = tokens
+                tokens = too_long or int(tokens * GROWTH) // STEP_TOKENS * STEP_TOKENS
     return found | {"found_tokens": longest}
 
 

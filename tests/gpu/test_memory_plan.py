@@ -28,7 +28,8 @@ def test_a_run_stays_within_its_budget_and_its_prediction_is_near(tmp_path, monk
     base = make_base(tmp_path / "base", hidden_size=512, intermediate_size=2048, num_attention_heads=8, num_hidden_layers=6)
     file = tmp_path / "book.txt"
     file.write_text("the keeper lit the lamp and the sea was quiet. " * 4000, encoding="utf-8")
-    text = f"name: toy\nbase: {base}\ndata:\n  path: {file}\n  kind: text\n  max_length: 512\ntrain:\n  max_steps: 6\n  batch_size: 16\nmemory_budget: 3GB\n"
+    data = f"data:\n  path: {file}\n  kind: text\n  max_length: 512\n  validation_share: 0\n  test_share: 0\n"
+    text = f"name: toy\nbase: {base}\n{data}train:\n  max_steps: 6\n  batch_size: 16\nmemory_budget: 3GB\n"
     run = api.train(parse_recipe(text, "toy.yaml", []), tmp_path / "runs")
     report = read_report(run.path)
     step = next(phase for phase in report["memory"]["phases"] if phase["name"] == "step")

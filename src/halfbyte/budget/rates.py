@@ -27,10 +27,10 @@ class Rates:
     """Attention that computes its scores in float32."""
     seconds_per_byte: float = 0.718e-12
     """For each byte that is written: reading what it is made of included."""
-    seconds_per_launch: float = 22.1e-6
-    seconds_per_recomputed: float = 0.369e-3
+    seconds_per_launch: float = 18.2e-6
+    seconds_per_recomputed: float = 0.357e-3
     """What checkpointing adds on the processor for each linear layer that is recomputed."""
-    seconds_per_quantised: float = 0.107e-3
+    seconds_per_quantised: float = 0.175e-3
     """What bitsandbytes adds on the processor for each product with a 4-bit matrix."""
     copy_bytes: float = 55e9
     """From the computer's pinned memory to the GPU, a second."""
