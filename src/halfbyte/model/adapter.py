@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+BESIDE = "beside"
+"""Name of a second adapter on one base."""
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -110,9 +112,35 @@ def _keep_in_float32(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def _wrap_with_saved(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """peft's own loader only warns of tensors that are missing, unknown or not finite, and answers as the base would; here they are errors."""
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+@contextmanager
+def adapter_beside(model: "PeftModel", folder: Path) -> Iterator["PeftModel"]:
+    """Inside, `model` answers with the adapter of `folder`, read as load_adapter reads it, beside the base that is loaded; then with its own again.
+
+    Raises ModelError unless every tensor fits.
+    """
+    config, stored = _read_saved(folder)
+    own = model.active_adapter
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            model.add_adapter(BESIDE, config)
+        for name, parameter in model.named_parameters():
+            if f".{BESIDE}." in name:
+                parameter.data = parameter.data.float()
+        _put(model, stored, folder, BESIDE, {name for name, _ in model.named_parameters() if f".{BESIDE}." in name})
+        model.set_adapter(BESIDE)
+        yield model
+    finally:
+        model.set_adapter(own)
+        model.delete_adapter(BESIDE)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+
+
+def _read_saved(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """peft's configuration and the tensors of an adapter. Raises ModelError for what is not whole, no LoRA or not finite."""
+    from peft import PeftConfig
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -126,11 +154,26 @@ def _wrap_with_saved(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     if broken:
         raise ModelError(f"{folder}: {len(broken)} tensors hold NaN or infinity; the first is {broken[0]}", hint="train again with a lower train.learning_rate")
     config.inference_mode, config.base_model_name_or_path = False, None
+    return config, stored
+
+
+def _wrap_with_saved(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """The base with the adapter of `folder`."""
+    from peft import get_peft_model
+
+    config, stored = _read_saved(folder)
     wrapped = get_peft_model(model, config)
     _keep_in_float32(wrapped)  # before the values are put in: those of whole modules would be rounded
-    trained = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    _put(wrapped, stored, folder, "default", {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad})
+    return wrapped
+
+
+def _put(wrapped: "PeftModel", stored: dict[str, torch.Tensor], folder: Path, name: str, trained: set[str]) -> None:
+    """peft's own loader only warns of tensors that are missing or unknown, and answers as the base would; here they are errors."""
+    from peft import set_peft_model_state_dict
+
     try:
-        result = set_peft_model_state_dict(wrapped, stored)
+        result = set_peft_model_state_dict(wrapped, stored, adapter_name=name)
     except (RuntimeError, KeyError) as error:
         raise ModelError(f"{folder}: the adapter does not fit this base: {error}", hint="load it with the base that it was trained on") from error
     odd = sorted(trained & set(result.missing_keys)) + sorted(result.unexpected_keys)
@@ -139,7 +182,6 @@ def _wrap_with_saved(model: "PreTrainedModel", folder: Path) -> "PeftModel":
             f"{folder}: {len(odd)} tensors of the adapter are missing or have no place in this base; the first is {odd[0]}",
             hint="load it with the base that it was trained on",
         )
-    return wrapped
 
 
 def _check_modules(model: "PreTrainedModel", section: Adapter) -> None:

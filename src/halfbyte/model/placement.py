@@ -72,6 +72,27 @@ def place_layers(model: nn.Module, placements: Sequence[Placement], device: torc
 
 
 @contextmanager
+def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
+    """Inside, every layer's activations are recomputed in the backward pass, or no layer's; then each is as it was placed.
+
+    Layers with weights in the computer's memory are recomputed in either case: they cannot be trained otherwise.
+    """
+    before = [(layer, layer.gradient_checkpointing, getattr(layer, "_gradient_checkpointing_func", None)) for layer in decoder_layers(model)]
+    try:
+        for layer, _, function in before:
+            away = isinstance(function, partial) and function.args[0] is not _in_place
+            layer.gradient_checkpointing = on or away
+            if function is None:
+                layer._gradient_checkpointing_func = partial(_run_twice, _in_place, _stays)
+        yield
+    finally:
+        for layer, was_on, function in before:
+            layer.gradient_checkpointing = was_on
+            if function is None:
+                del layer._gradient_checkpointing_func
+
+
+@contextmanager
 def limit_memory(device: torch.device, budget_bytes: int) -> Iterator[None]:
     """Inside, PyTorch takes at most this much of the GPU's memory and raises OutOfMemoryError beyond it. Without a GPU it does nothing."""
     if device.type != "cuda":
