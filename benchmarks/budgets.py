@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from claims import RESULTS, record, save_raw, versions
-from halfbyte.budget.choose import Bounds, smallest, smallest_way
+from halfbyte.budget.choose import Bounds, smallest, smallest_way, tightest
 from halfbyte.budget.forecast import make_forecast, target_of
 from halfbyte.budget.rates import H200, rates_of
 from halfbyte.budget.shape import read_shape
@@ -71,16 +71,26 @@ class Training:
         return {"seconds": seconds, "losses": losses, "grad_norms": norms, "peak_reserved": torch.cuda.max_memory_reserved(), "driver_bytes": driver_bytes()}
 
 
+def longest_by_the_plan(work: Work, bounds: Bounds) -> int:
+    """In tokens; idle memory may be handed back."""
+
+    def fits(tokens: int) -> bool:
+        longer = replace(work, tokens=tokens)
+        return smallest(longer, bounds).fits or tightest(longer, 1, bounds) is not None
+
+    low, high = 1, 4096
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * STEP_TOKENS) else (low, middle - 1)
+    return low * STEP_TOKENS
+
+
 def longest_row(budget: int) -> dict[str, Any]:
     """The longest row by the plan, and by trying: 3 % longer each time until it runs out, or shorter until it does not."""
     settings = config("mistral-7b")
     work = Work(read_shape(settings), 1, STEP_TOKENS, ())
     bounds = Bounds(budget, rates_of(H200))
-    low, high = 1, 4096
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if smallest(replace(work, tokens=middle * STEP_TOKENS), bounds).fits else (low, middle - 1)
-    predicted = low * STEP_TOKENS
+    predicted = longest_by_the_plan(work, bounds)
     placed = replace(work, tokens=predicted, layers=smallest_way(work).placements(work.shape.layers))
     training = Training(placed, settings)
     limit = budget - bounds.driver_bytes
@@ -142,7 +152,9 @@ def record_claims(raw: dict[str, Any], results: Path) -> None:
         record("7b-at-6gb-peak-gb", round(taken / GB, 2), "GB", results, place=raw["where"], taken_with=raw["versions"])
     for budget in (8, 24):
         if (found := raw.get(f"longest row at {budget} GB")) is not None:
-            record(f"longest-row-{budget}gb-predicted", found["predicted_tokens"], "tokens", results, place=raw["where"], taken_with=raw["versions"])
+            shape = read_shape(config("mistral-7b"))
+            predicted = longest_by_the_plan(Work(shape, 1, STEP_TOKENS, ()), Bounds(budget * GB, rates_of(H200)))  # as the plan is now
+            record(f"longest-row-{budget}gb-predicted", predicted, "tokens", results, place=raw["where"], taken_with=raw["versions"])
             record(f"longest-row-{budget}gb-found", found["found_tokens"], "tokens", results, place=raw["where"], taken_with=raw["versions"])
 
 

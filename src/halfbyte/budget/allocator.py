@@ -6,10 +6,33 @@ that holds it, the one at the end of the mapped part last; the rest of the block
 """
 
 from bisect import bisect_left, insort
+from typing import Any, Protocol
 
 ROUND = 512
 SMALL = 2**20
 SMALL_PAGE, LARGE_PAGE = 2 * 2**20, 20 * 2**20
+
+
+class Memory(Protocol):
+    """What a step is simulated on: this allocator, or the one of limited.py."""
+
+    allocated: int
+    peak_allocated: int
+    taken: int
+    written: int
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of mapped pages."""
+
+    def malloc(self, size: int) -> Any:
+        """Returns what `free` takes back."""
+
+    def write(self, size: int) -> None:
+        """Counts what is computed into memory that is there already."""
+
+    def free(self, block: Any) -> None:
+        """Takes back what malloc returned."""
 
 
 class Pool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest
+from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest, tightest
 from halfbyte.budget.phases import Phase, evaluation_fits, looking_bytes, phases_of, rows_that_fit
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, origin_of, rates_of, typical_gpu
@@ -213,7 +213,8 @@ def predict_on_cpu(recipe: Recipe, config: dict[str, Any], computing: Computing,
 
 
 def choose(asked: Asked, target: Target) -> tuple[Choice | None, list[Choice]]:
-    """As choose_way; where nothing fits and the optimizer's state is paged, or may be because the optimizer is free, the state may leave the GPU."""
+    """As choose_way. Where nothing fits and the optimizer's state is paged, or may be because the optimizer is free, the state may leave the GPU;
+    and where that is not enough either, the step may be one that hands idle memory back."""
     found = choose_way(asked.work, asked.effective_rows, target.bounds, asked.checkpointing)
     is_paged = asked.work.optimizer.startswith("paged")
     if found[0] is None and (is_paged or asked.optimizer_is_free):
@@ -221,6 +222,8 @@ def choose(asked: Asked, target: Target) -> tuple[Choice | None, list[Choice]]:
         again = choose_way(paged, asked.effective_rows, replace(target.bounds, paged_leaves=True), asked.checkpointing)
         if again[0] is not None:
             return again
+    if found[0] is None and asked.checkpointing is not False and (tight := tightest(asked.work, asked.effective_rows, target.bounds)) is not None:
+        return tight, [*found[1], tight]
     return found
 
 

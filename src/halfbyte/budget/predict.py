@@ -1,8 +1,9 @@
 """Peak memory and step time of one piece of work: what choose.py weighs, from simulation and rates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from halfbyte.budget.allocator import LARGE_PAGE, SMALL_PAGE, Allocator
+from halfbyte.budget.allocator import LARGE_PAGE, SMALL_PAGE, Allocator, Memory
+from halfbyte.budget.limited import LimitedAllocator, OutOfMemory
 from halfbyte.budget.step import Work, paged_bytes, place_adapter, place_base, run_step
 
 SPARE_SHARE, SPARE_OF_SQUARES = 0.02, 0.08
@@ -43,6 +44,23 @@ def training_peak(work: Work) -> Peak:
     base = allocator.allocated
     held += place_adapter(work, allocator)
     run_step(work, allocator)
+    return _peak(work, allocator, base)
+
+
+def tight_peak(work: Work, limit_bytes: int) -> Peak | None:
+    """Of a step that hands idle pages back whenever it would take more than `limit_bytes`; None where that is not enough either."""
+    allocator = LimitedAllocator(limit_bytes)
+    try:
+        held = place_base(work, allocator)
+        base = allocator.allocated
+        held += place_adapter(work, allocator)
+        run_step(work, allocator)
+    except OutOfMemory:
+        return None
+    return replace(_peak(work, allocator, base), reserved_bytes=allocator.peak_reserved)
+
+
+def _peak(work: Work, allocator: Memory, base: int) -> Peak:
     times = work.accumulation
     spare = SPARE_OF_SQUARES if work.shape.family == "falcon" else SPARE_SHARE
     return Peak(

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 from sys import getrefcount
 from typing import Any
 
-from halfbyte.budget.allocator import Allocator
+from halfbyte.budget.allocator import Allocator, Memory
 
 FLOAT, HALF, BYTE = 4, 2, 1
 """Bytes of an element."""
@@ -22,12 +22,14 @@ class Storage:
 
     __slots__ = ("allocator", "block")
 
-    def __init__(self, allocator: Allocator, size: int) -> None:
+    def __init__(self, allocator: Memory, size: int) -> None:
         self.allocator = allocator
+        self.block: Any = None
         self.block = allocator.malloc(size)
 
     def __del__(self) -> None:
-        self.allocator.free(self.block)
+        if self.block is not None:  # there was memory for it
+            self.allocator.free(self.block)
 
 
 class Shadow:
@@ -82,7 +84,7 @@ class Recomputation:
 class Tape:
     """One training step on an allocator. `grads`: the gradients of parameters, kept until the optimizer has used them."""
 
-    def __init__(self, allocator: Allocator) -> None:
+    def __init__(self, allocator: Memory) -> None:
         self.allocator = allocator
         self.recording = True
         self.number = 0

@@ -5,8 +5,9 @@ The blocks are those of transformers (Llama's family and Falcon), with peft's ad
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from halfbyte.budget.allocator import Allocator, Block
+from halfbyte.budget.allocator import Memory
 from halfbyte.budget.operations import (
     activated,
     adapted_linear,
@@ -79,7 +80,7 @@ class Work:
         return self.shape.layers * sum(self.rank_of(linear) * (linear.outputs + linear.inputs) for linear in self.shape.linears)
 
 
-def place_base(work: Work, allocator: Allocator) -> list[Block]:
+def place_base(work: Work, allocator: Memory) -> list[Any]:
     """The frozen weights that stay on the GPU, in the order in which a layer is loaded. Returns what must be kept alive."""
     shape, held = work.shape, []
 
@@ -130,7 +131,7 @@ def layer_bytes(work: Work) -> int:
     return sum(four_bit_bytes(linear, work.double_quant) if work.four_bit else linear.weights * HALF for linear in work.shape.linears)
 
 
-def place_adapter(work: Work, allocator: Allocator) -> list[Block]:
+def place_adapter(work: Work, allocator: Memory) -> list[Any]:
     """A and B of every linear layer that has an adapter, in float32. Of modules trained whole: weight, gradient, both moments, and the 16-bit copy."""
     whole = allocator.malloc(work.whole_weights * (4 * FLOAT + HALF))
     return [*(allocator.malloc(size * FLOAT) for *_, size in adapter_matrices(work)), whole]
@@ -146,7 +147,7 @@ def adapter_matrices(work: Work) -> list[tuple[int, Linear, str, int]]:
     return found
 
 
-def place_optimizer(work: Work, allocator: Allocator) -> list[Block]:
+def place_optimizer(work: Work, allocator: Memory) -> list[Any]:
     """Both moments of every trained tensor; paged ones lie outside PyTorch's memory."""
     held = []
     for *_, size in adapter_matrices(work):
@@ -167,7 +168,7 @@ def paged_bytes(work: Work) -> int:
     return sum(2 * size * each for *_, size in adapter_matrices(work) if size >= PAGED_FROM)
 
 
-def run_step(work: Work, allocator: Allocator) -> None:
+def run_step(work: Work, allocator: Memory) -> None:
     """An optimizer step as all but the first are, on an allocator that holds the base and the adapter: the last of its micro-batches.
 
     It finds the optimizer's state, and the gradients of the micro-batches before, to which its own are added in place.
