@@ -22,7 +22,7 @@ from halfbyte.model.base import Base
 from halfbyte.model.placement import recomputing
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Plan
-from halfbyte.recipe.schema import Recipe
+from halfbyte.recipe.schema import Recipe, TextData
 from halfbyte.train.optimizer import learning_rate_at, make_optimizer
 from halfbyte.train.step import StepResult, batch_logits, summed_loss, train_step
 
@@ -70,4 +70,6 @@ def subject_of(
         evaluate=lambda model, batches: measure_loss(model, batches, dtype).mean, generate=generate,
         save=lambda model, folder: save_adapter(model, folder, base.place, base.revision), reloaded=adapter_beside,
         scale=section.alpha / (section.r**0.5 if section.kind == "rslora" else section.r),
+        trained="all" if isinstance(prepared.section, TextData) else prepared.section.loss,
+        epochs=None if train.max_steps else train.num_epochs, begins_as_base=section.init_from is None,
     )  # fmt: skip

@@ -77,3 +77,12 @@ class Subject:
     """Inside, the model answers with the adapter of a folder beside the base that is loaded, read as whoever uses it later reads it."""
     scale: float
     """What the product of the adapter's matrices is multiplied by, alpha/r or alpha/sqrt(r), by the recipe."""
+
+    trained: str = "answers"
+    """Of a conversation, what the rows train: its `answers`, the `last` one, or `all` there is."""
+    epochs: float | None = None
+    """Passes over the rows that were asked for; None where steps were."""
+    begins_as_base: bool = True
+    """The new adapter changes nothing before the first step; one that goes on from another does."""
+    afresh: Callable[[Path, list[int]], Tensor] | None = None
+    """An adapter's folder, the ids of a row -> (T, V) on the CPU, from base and adapter as another process reads them."""

@@ -1,0 +1,31 @@
+"""How far apart two ways to compute one thing may lie, by the type that is computed in. All tolerances of the proofs, each with its reason."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Relative. Of `logits` the distance at a token is a share of their spread; of `gradient`, of its length; of `loss` and `norm`, of the value."""
+
+    logits: float
+    share: float
+    """Of the tokens that must be as near as that. In 16 bits a few lie farther: a mixture of experts chooses another one at a tie."""
+    gradient: float
+    loss: float
+
+
+TOLERANCES = {
+    # A rounding is 6e-8; alone and in a batch the same sums are taken in another order, hundreds of them one behind the other: 1e-6 is usual, 1e-5
+    # has been seen. A neighbour, a padded place or a factor that should not be there moves it by 1e-2 and more.
+    torch.float32: Tolerance(logits=1e-3, share=1.0, gradient=1e-3, loss=1e-4),
+    # A rounding is 4e-3 and 32 layers add theirs up; what should not be there moves it by the spread itself.
+    torch.bfloat16: Tolerance(logits=0.15, share=0.9, gradient=0.15, loss=2e-2),
+    # A rounding is 5e-4.
+    torch.float16: Tolerance(logits=0.05, share=0.9, gradient=0.05, loss=5e-3),
+}
+# The same numbers summed in another order, in float32 or better: a few roundings.
+SAME_SUM = 1e-5
+# The scale of an adapter is one division.
+SAME_SCALE = 1e-6

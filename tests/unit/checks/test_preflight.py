@@ -1,0 +1,423 @@
+"""Preflight: every proof holds on clean set-ups, fails when the part it is about is broken in one way, and leaves no trace (CORRECTNESS 1.0 to 1.40)."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from halfbyte.checks import preflight
+from halfbyte.checks.proof import lead
+from halfbyte.checks.trial import Trial, kept
+from halfbyte.data.batches import IGNORE
+from halfbyte.data.tokens import Tokens
+from halfbyte.errors import HalfbyteError
+from halfbyte.train.step import StepResult
+from toy_subjects import make_subject
+
+CLAIMS = {claim.name: claim for claim in [*preflight.OF_ROWS, *preflight.OF_ORDER, *preflight.OF_MODEL, *preflight.OF_USE, *preflight.DEEP]}
+CLEAN = {
+    "mistral": {}, "falcon": {"architecture": "falcon", "bos": False}, "dora": {"words": ["adapter.kind=dora"]}, "packed": {"words": ["data.packing=best_fit"]},
+    "text": {"text": True}, "no chat template": {"chat": False}, "rslora, dropout, recomputed": {
+        "words": ["adapter.kind=rslora", "adapter.dropout=0.1", "train.gradient_checkpointing=true"]
+    }, "everything is trained": {"words": ["data.loss=all", "quant.kind=none", "adapter.modules_to_save=[embed_tokens,lm_head]", "train.batch_size=1"]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory):
+    """A function: name -> a clean set-up, made once."""
+    made = {}
+
+    def get(name="mistral"):
+        if name not in made:
+            made[name] = make_subject(tmp_path_factory.mktemp("subject"), **CLEAN[name])
+        return made[name]
+
+    return get
+
+
+def proof_of(name, subject):
+    """One proof alone, with all put back."""
+    with kept(subject.model):
+        trial = Trial(subject)
+        try:
+            return lead(CLAIMS[name], trial)
+        finally:
+            trial.put_values_back()
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_every_proof_holds_on_a_clean_set_up(subjects, name):
+    subject = subjects(name)
+    heard = []
+    proofs = preflight.prove(subject, deep=name == "mistral", listener=heard.append)
+    assert heard == proofs
+    assert [proof for proof in proofs if proof.passed is False] == []
+    not_here = {proof.name for proof in proofs if proof.passed is None}
+    wanted = {"fresh process"} if name == "mistral" else set()
+    wanted |= {"prompts", "control marks"} if name == "text" else set()
+    assert not_here == wanted | ({"packing"} if name != "packed" else set())
+    assert all(proof.told for proof in proofs)
+
+
+def test_training_after_the_proofs_is_training_without_them(tmp_path):
+    """To the bit: values, modes, gradients and random states are put back, and so is what is recomputed."""
+
+    def losses(number, proven):
+        subject = make_subject(tmp_path / str(number), words=["adapter.dropout=0.3", "train.gradient_checkpointing=true"])
+        torch.manual_seed(7)
+        if proven:
+            assert not [proof for proof in preflight.prove(subject) if proof.passed is False]
+        modes = [module.training for module in subject.model.modules()]
+        optimizer = subject.make_optimizer(subject.model)
+        subject.model.train()
+        results = [subject.step(subject.model, batches, optimizer) for batches in subject.epoch(0)]
+        values = [parameter.detach().clone() for parameter in subject.model.parameters() if parameter.requires_grad]
+        return modes, [(result.loss, result.grad_norm) for result in results], values, torch.rand(3)
+
+    (modes, plain, values, drawn), (proven_modes, proven, proven_values, proven_drawn) = losses(0, proven=False), losses(1, proven=True)
+    assert modes == proven_modes
+    assert plain == proven
+    assert all(torch.equal(one, other) for one, other in zip(values, proven_values, strict=True))
+    assert torch.equal(drawn, proven_drawn)
+
+
+# One way each part may be broken. Each takes a clean set-up and gives a broken one.
+
+
+def with_rows(change):
+    return lambda subject: replace(subject, rows=[change(row) for row in subject.rows])
+
+
+def with_batches(change):
+    def broken(subject):
+        return replace(subject, collate=lambda rows: change(subject, subject.collate(rows)))
+
+    return broken
+
+
+def doubled_begin(row):
+    return Tokens([row.ids[0], *row.ids], [False, *row.trained], row.file, row.line)
+
+
+def shifted(subject, batch):
+    return replace(batch, labels=batch.labels.roll(-1, 1))
+
+
+def left_out_by_id(subject, batch):
+    return replace(batch, labels=batch.labels.masked_fill(batch.labels == subject.end_ids[-1], IGNORE))
+
+
+def padding_trained(subject, batch):
+    labels = batch.labels.clone()
+    for row, length in enumerate(batch.lengths):
+        labels[row, length:] = subject.pad_id
+    return replace(batch, labels=labels)
+
+
+def marks_are_read(subject):
+    """Contents with a mark's text get the mark."""
+
+    def encode(messages):
+        row = subject.encode_row(messages)
+        if "</s>" not in messages[0]["content"]:
+            return row
+        return Tokens([*row.ids[:3], subject.tokenizer.eos_token_id, *row.ids[3:]], [*row.trained[:3], False, *row.trained[3:]], "", 0)
+
+    return replace(subject, encode_row=encode)
+
+
+def answers_from_their_second_token(subject):
+    def encode(messages):
+        row = subject.encode_row(messages)
+        first = row.trained.index(True)
+        return Tokens(row.ids, [trained and place != first for place, trained in enumerate(row.trained)], "", 0)
+
+    return replace(subject, encode_row=encode)
+
+
+def one_order(subject):
+    return replace(subject, epoch=lambda number: subject.epoch(0))
+
+
+def drawn_order(subject):
+    count = iter(range(1000))
+    return replace(subject, epoch=lambda number: subject.epoch(number + 10 * next(count)))
+
+
+def last_dropped(subject):
+    return replace(subject, epoch=lambda number: iter(list(subject.epoch(number))[:-1]))
+
+
+def averaged_step(subject, divisor):
+    """divisor: (supervised of the micro-batch, micro-batches) -> what its summed loss is divided by."""
+
+    def step(model, batches, optimizer):
+        total = 0.0
+        for batch in batches:
+            loss = subject.loss(subject.logits(model, batch), batch.labels) / divisor(batch.supervised, len(batches))
+            loss.backward()
+            total += float(loss.detach())
+        norm = float(nn.utils.clip_grad_norm_([one for one in model.parameters() if one.requires_grad], 1.0))
+        optimizer.step()
+        optimizer.zero_grad()
+        return StepResult(total, norm, sum(batch.supervised for batch in batches), sum(batch.tokens for batch in batches), False)
+
+    return replace(subject, step=step)
+
+
+def never_cleared(subject):
+    def step(model, batches, optimizer):
+        optimizer.zero_grad = lambda set_to_none=True: None
+        return subject.step(model, batches, optimizer)
+
+    return replace(subject, step=step)
+
+
+def goes_on(subject):
+    def step(model, batches, optimizer):
+        try:
+            return subject.step(model, batches, optimizer)
+        except HalfbyteError:
+            optimizer.step()
+            return StepResult(0.0, 0.0, 1, 1, False)
+
+    return replace(subject, step=step)
+
+
+def of_copies(subject):
+    """The optimizer was made, then the weights were moved."""
+    return replace(
+        subject,
+        make_optimizer=lambda model: torch.optim.AdamW([nn.Parameter(one.detach().clone()) for one in model.parameters() if one.requires_grad]),
+    )
+
+
+def uphill(subject):
+    return replace(subject, make_optimizer=lambda model: torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], maximize=True))
+
+
+def base_moves(subject):
+    def step(model, batches, optimizer):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[5, 5] += 0.25
+        return subject.step(model, batches, optimizer)
+
+    return replace(subject, step=step)
+
+
+def sees_its_neighbours(subject):
+    def logits(model, batch):
+        found = subject.logits(model, batch)
+        return found + 0.1 * (found.mean(0, keepdim=True) - found)
+
+    return replace(subject, logits=logits)
+
+
+def without_documents(subject):
+    """The borders reach the batch, but not the model."""
+    return replace(subject, logits=lambda model, batch: subject.logits(model, replace(batch, positions=None, documents=None)))
+
+
+def recomputed_without_the_first_layer(subject):
+    @contextmanager
+    def recompute(model, on):
+        first = [one for name, one in model.named_parameters() if "layers.0." in name and "lora" in name]
+        with subject.recompute(model, on):
+            for one in first:
+                one.requires_grad_(not on)
+            yield
+            for one in first:
+                one.requires_grad_(True)
+
+    return replace(subject, recompute=recompute)
+
+
+def mean_of_means(subject):
+    return replace(subject, evaluate=lambda model, batches: sum(subject.evaluate(model, [batch]) for batch in batches) / len(batches))
+
+
+def left_in_eval_mode(subject):
+    def evaluate(model, batches):
+        found = subject.evaluate(model, batches)
+        model.eval()
+        return found
+
+    return replace(subject, evaluate=evaluate)
+
+
+def drawn_answers(subject):
+    def generate(model, prompts, new_tokens):
+        return [[(token + 1) % 300 + 10 for token in answer] for answer in subject.generate(model, prompts, new_tokens)]
+
+    return replace(subject, generate=generate)
+
+
+def padded_on_the_right(subject):
+    def generate(model, prompts, new_tokens):
+        longest = max(map(len, prompts))
+        return subject.generate(model, [[*prompt, *[subject.pad_id] * (longest - len(prompt))] for prompt in prompts], new_tokens)
+
+    return replace(subject, generate=generate)
+
+
+def knows_one_end(subject):
+    """An end mark that it does not know is said, and the answer goes on."""
+
+    def generate(model, prompts, new_tokens):
+        return [answer or [7] * new_tokens for answer in subject.generate(model, prompts, new_tokens)]
+
+    return replace(subject, generate=generate)
+
+
+def saved_in_16_bits(subject):
+    def save(model, folder):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16().float()
+        subject.save(model, folder)
+
+    return replace(subject, save=save)
+
+
+def never_read(subject):
+    @contextmanager
+    def reloaded(model, folder):
+        yield model
+
+    return replace(subject, reloaded=reloaded)
+
+
+def reads_the_base(subject):
+    @contextmanager
+    def reloaded(model, folder):
+        with model.disable_adapter():
+            yield model
+
+    return replace(subject, reloaded=reloaded)
+
+
+def built_by_chance(subject):
+    def build():
+        model = subject.build()
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                nn.init.normal_(parameter)
+        return model
+
+    return replace(subject, build=build)
+
+
+BROKEN = [
+    ("ids and lengths", with_rows(lambda row: Tokens([*row.ids[:-1], 320], row.trained, "", 0))),
+    ("ids and lengths", lambda subject: replace(subject, max_length=20)),
+    ("ids and lengths", lambda subject: replace(subject, pad_id=320)),
+    ("labels", with_batches(shifted)),
+    ("labels", with_batches(left_out_by_id)),
+    ("labels", with_batches(padding_trained)),
+    ("answers", with_rows(lambda row: replace(row, trained=[False, *[True] * (len(row.ids) - 1)]))),
+    ("answers", with_rows(lambda row: replace(row, trained=[False] * len(row.ids)))),
+    ("answers", with_rows(lambda row: replace(row, trained=row.trained[2:] + [True] * 2))),
+    ("answers", answers_from_their_second_token),
+    ("end mark", with_rows(lambda row: Tokens(row.ids[:-1], row.trained[:-1], "", 0))),
+    ("end mark", lambda subject: replace(subject, end_ids=(9,))),
+    ("end mark", lambda subject: replace(subject, loss=lambda logits, labels: subject.loss(logits[:, :-1], labels[:, :-1]))),
+    ("begin mark", with_rows(doubled_begin)),
+    ("begin mark", with_rows(lambda row: Tokens(row.ids[1:], row.trained[1:], "", 0))),
+    ("begin mark", lambda subject: replace(subject, encode_prompt=lambda messages: [0, *subject.encode_prompt(messages)])),
+    ("prompts", lambda subject: replace(subject, encode_prompt=lambda messages: [*subject.encode_prompt(messages)[:-1], 11])),
+    ("control marks", marks_are_read),
+    ("epochs", one_order),
+    ("epochs", drawn_order),
+    ("epochs", last_dropped),
+    ("epochs", lambda subject: replace(subject, rows_per_step=3)),
+    ("learning rate", lambda subject: replace(subject, rate=lambda step: subject.rate(step) * (step - 1))),
+    ("learning rate", lambda subject: replace(subject, rate=lambda step: subject.rate(step) / 2)),
+    ("learning rate", lambda subject: replace(subject, rate=lambda step: subject.rate(1 + step // 4))),
+    ("learning rate", lambda subject: replace(subject, total_steps=5)),
+    ("loss", lambda subject: replace(subject, loss=lambda logits, labels: subject.loss(logits, labels) / (labels != IGNORE).sum())),
+    ("loss", lambda subject: replace(subject, loss=lambda logits, labels: subject.loss(logits, labels.roll(1, 1)))),
+    ("loss", lambda subject: replace(subject, loss=lambda logits, labels: 0.999 * subject.loss(logits, labels) + 0.001 * logits.logsumexp(-1).sum())),
+    ("padding", sees_its_neighbours),
+    ("accumulation", lambda subject: averaged_step(subject, lambda supervised, times: supervised * times)),
+    ("accumulation", lambda subject: averaged_step(subject, lambda supervised, times: supervised)),
+    ("accumulation", lambda subject: averaged_step(subject, lambda supervised, times: 36)),
+    ("accumulation", never_cleared),
+    ("recomputation", recomputed_without_the_first_layer),
+    ("first steps", of_copies),
+    ("first steps", uphill),
+    ("no update on NaN", goes_on),
+    ("evaluation", mean_of_means),
+    ("evaluation", left_in_eval_mode),
+    ("generation", drawn_answers),
+    ("generation", padded_on_the_right),
+    ("generation", knows_one_end),
+    ("saved adapter", saved_in_16_bits),
+    ("saved adapter", never_read),
+    ("saved adapter", reads_the_base),
+    ("second build", built_by_chance),
+]
+
+
+@pytest.mark.parametrize(("name", "broken"), BROKEN, ids=[f"{name} {place}" for place, (name, _) in enumerate(BROKEN)])
+def test_a_proof_fails_when_its_part_is_broken(subjects, name, broken):
+    found = proof_of(name, broken(subjects()))
+    assert found.passed is False, found.told
+    assert found.told
+    assert found.likely
+    assert found.hint
+    assert proof_of(name, subjects()).passed is True, "what was broken is put back"
+
+
+def test_packed_rows_that_see_each_other_are_found(subjects):
+    """CORRECTNESS 1.6."""
+    assert proof_of("packing", without_documents(subjects("packed"))).passed is False
+    assert proof_of("packing", with_batches(lambda subject, batch: replace(batch, positions=None, documents=None))(subjects("packed"))).passed is False
+    run_on = with_batches(lambda subject, batch: replace(batch, positions=torch.arange(batch.ids.shape[1]).expand_as(batch.ids)))
+    assert proof_of("packing", run_on(subjects("packed"))).passed is False
+
+
+@pytest.mark.parametrize(("name", "breaks"), [
+    ("weights", lambda model: model.get_input_embeddings().weight.data[3].fill_(float("nan"))),
+    ("weights", lambda model: setattr(lora(model, "lora_A"), "data", lora(model, "lora_A").data.bfloat16())),
+    ("weights", lambda model: lora(model, "lora_B").data.fill_(float("inf"))),
+    ("adapter", lambda model: model.get_input_embeddings().weight.requires_grad_(True)),
+    ("adapter", lambda model: lora(model, "lora_A").requires_grad_(False)),
+    ("adapter", lambda model: lora(model, "lora_B").data.add_(1e-3)),
+    ("adapter", lambda model: next(module for module in model.modules() if hasattr(module, "lora_A")).scaling.update(default=1.0)),
+    ("adapter", lambda model: model.set_submodule("base_model.model.model.layers.1.mlp.up_proj", nn.Linear(64, 128))),
+])  # fmt: skip
+def test_a_model_that_is_not_what_it_should_be_is_found(tmp_path, name, breaks):
+    subject = make_subject(tmp_path)
+    breaks(subject.model)
+    assert proof_of(name, subject).passed is False
+
+
+def lora(model, kind):
+    return next(parameter for name, parameter in model.named_parameters() if kind in name)
+
+
+def test_a_base_that_moves_is_found(tmp_path):
+    found = proof_of("first steps", base_moves(make_subject(tmp_path)))
+    assert found.passed is False
+    assert "embed_tokens" in found.told
+
+
+def test_whatever_a_set_up_raises_is_a_failed_proof(subjects):
+    def broken(*arguments):
+        raise KeyError("labels")
+
+    parts = {"collate": broken, "loss": broken, "epoch": broken, "rate": broken, "logits": broken, "step": broken, "evaluate": broken, "generate": broken,
+             "save": broken, "encode_row": broken, "make_optimizer": broken, "recompute": broken, "build": broken}  # fmt: skip
+    proofs = preflight.prove(replace(subjects(), **parts), deep=True)
+    assert all(proof.passed is False for proof in proofs if proof.name not in ("ids and lengths", "packing", "adapter", "fresh process"))
+    assert "KeyError: 'labels'" in proofs[1].told
+
+
+def test_ids_that_the_model_does_not_know_never_reach_it(subjects):
+    """On a GPU they would end the process."""
+    proofs = preflight.prove(with_rows(lambda row: Tokens([*row.ids[:-1], 320], row.trained, "", 0))(subjects()))
+    assert proofs[0].passed is False
+    assert all(proof.passed is None for proof in proofs[7:])
