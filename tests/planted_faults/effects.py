@@ -1,4 +1,4 @@
-"""What a fault changes, measured straight on the functions of a Subject: two subjects differ in an effect, or the fault is none.
+"""What a fault changes, measured straight on the functions of a Subject: two subjects differ in an effect by more than rounding, or the fault is none.
 
 These are no proofs: they compare with the sound subject, which a proof does not have.
 """
@@ -13,7 +13,7 @@ from torch import nn
 from halfbyte.checks.subject import Subject
 from halfbyte.data.batches import Batch
 from halfbyte.errors import HalfbyteError
-from toy_training import KeepGradients, stir
+from toy_training import KeepGradients, frozen_tensors, stir, trained_tensors
 
 CONVERSATION = [
     {"role": "user", "content": "who lit the lamp?"}, {"role": "assistant", "content": "the keeper."}, {"role": "user", "content": "was the sea quiet?"},
@@ -26,6 +26,21 @@ def _new(subject: Subject, stirred: bool = True) -> nn.Module:
     torch.manual_seed(0)
     model = subject.build().train()
     return stir(model) if stirred else model
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Numbers and tensors by more than a thousandth of the largest, a hundred times what another order of summing does; the rest at all."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        if one.shape != other.shape:
+            return True
+        return bool((one - other).abs().max() > 1e-3 * torch.maximum(one.abs().max(), other.abs().max()))
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) > 1e-3 * max(abs(one), abs(other))
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) != len(other) or any(map(differ, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() != other.keys() or any(differ(value, other[key]) for key, value in one.items())
+    return bool(one != other)
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
@@ -51,19 +66,21 @@ def batches(subject: Subject, folder: Path) -> Any:
 
 
 def loss(subject: Subject, folder: Path) -> Any:
+    """And the logits of each place that is no padding."""
     model, batch = _new(subject), subject.collate(subject.rows[:4])
-    return float(subject.loss(subject.logits(model.eval(), batch), batch.labels))
+    logits = subject.logits(model.eval(), batch).detach()
+    return float(subject.loss(logits, batch.labels)), [logits[row, :length].float() for row, length in enumerate(batch.lengths)]
 
 
 def gradients(subject: Subject, folder: Path) -> Any:
-    """Of the first step of an epoch and of the last."""
+    """Of the first step of an epoch and of the last, and their norm before they are clipped."""
     found = []
     for window in (0, -1):
         model = _new(subject)
         keeper = KeepGradients([parameter for parameter in model.parameters() if parameter.requires_grad])
         try:
-            subject.step(model, list(subject.epoch(0))[window], keeper)
-            found.append([_bytes(gradient) for gradient in keeper.seen])
+            norm = subject.step(model, list(subject.epoch(0))[window], keeper).grad_norm
+            found.append([norm, *(gradient.float() for gradient in keeper.seen)])
         except AttributeError:  # one has none
             found.append([])
     return found
@@ -73,7 +90,7 @@ def recomputed_gradients(subject: Subject, folder: Path) -> Any:
     model, batch = _new(subject), subject.collate(subject.rows[:2])
     with subject.recompute(model, True):
         subject.loss(subject.logits(model, batch), batch.labels).backward()
-    return [parameter.grad is not None and _bytes(parameter.grad) for parameter in model.parameters() if parameter.requires_grad]
+    return [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
 
 
 def told_loss(subject: Subject, folder: Path) -> Any:
@@ -82,13 +99,14 @@ def told_loss(subject: Subject, folder: Path) -> Any:
 
 
 def updates(subject: Subject, folder: Path) -> Any:
-    """Every tensor of the model behind two steps: how far it moved, to the bit."""
+    """How far each tensor of the model has moved behind two steps."""
     model = _new(subject, stirred=False)
-    before = {name: _bytes(parameter) for name, parameter in model.named_parameters()}
+    before = frozen_tensors(model) | trained_tensors(model)
     optimizer = subject.make_optimizer(model)
     for window in list(subject.epoch(0))[:2]:
         subject.step(model, window, optimizer)
-    return {name: (_bytes(parameter), _bytes(parameter) != before[name]) for name, parameter in model.named_parameters()}
+    after = frozen_tensors(model) | trained_tensors(model)
+    return {name: after[name].float() - tensor.float() for name, tensor in before.items()}
 
 
 def a_damaged_step(subject: Subject, folder: Path) -> Any:

@@ -8,8 +8,9 @@ import pytest
 
 from halfbyte.checks.subject import Subject
 from planted_faults.clean import TOYS
-from planted_faults.effects import EFFECTS
+from planted_faults.effects import EFFECTS, differ
 from planted_faults.faults import FAULTS, Fault
+from planted_faults.planting import computed_with
 
 by_name = pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 
@@ -38,12 +39,20 @@ def test_a_fault_changes_what_it_says(fault: Fault, toy: Any, tmp_path: Path) ->
     for folder in ("once", "again", "faulty"):
         (tmp_path / folder).mkdir()
     sound = effect(clean, tmp_path / "once")
-    assert effect(clean, tmp_path / "again") == sound, "the effect itself wavers"
+    assert not differ(effect(clean, tmp_path / "again"), sound), "the effect itself wavers"
     try:
         faulty = effect(fault.plant(clean), tmp_path / "faulty")
     except IndexError as error:  # an id outside the vocabulary
         faulty = str(error)
-    assert faulty != sound
+    assert differ(faulty, sound)
+
+
+@pytest.mark.parametrize("effect", ["loss", "gradients", "told loss", "updates", "evaluation", "a damaged step"])
+@pytest.mark.parametrize("name", ["chat", "bfloat16"])
+def test_what_is_written_by_hand_is_sound(name: str, effect: str, toy: Any, tmp_path: Path) -> None:
+    """The step and the evaluation that faults are put into change nothing themselves."""
+    clean = toy(name)
+    assert not differ(EFFECTS[effect](computed_with(clean), tmp_path), EFFECTS[effect](clean, tmp_path))
 
 
 @by_name
