@@ -215,7 +215,7 @@ def interrupted(monkeypatch, loaded, folder: Path, after: int) -> Path:
     steps = []
 
     @contextmanager
-    def stop():
+    def stop(signals):
         yield lambda: len(steps) >= after
 
     with monkeypatch.context() as patch:

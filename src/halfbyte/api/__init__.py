@@ -33,6 +33,7 @@ from halfbyte.api.memory import (
     within_budget,
 )
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
+from halfbyte.api.watch import Watch
 from halfbyte.budget.forecast import Forecast
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
@@ -56,11 +57,12 @@ from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
+from halfbyte.runs.goodbye import tell_ending
 from halfbyte.runs.report import read_events, write_report
 from halfbyte.runs.trackers import check_trackers, open_trackers
 from halfbyte.train.checkpoint import newest_checkpoint
 from halfbyte.train.loop import Hooks, Outcome, run_training
-from halfbyte.train.stop import stop_on_signal
+from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
     "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "resume",
@@ -199,7 +201,9 @@ def _kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
     with run.locked(), _tracked(planned, run, listener) as log, within_budget(planned.machine, planned.plan.computing):
-        _run_alone(planned, run, log, resume_from, command, passed_over or [])
+        watch = Watch(run, log, resume_from)
+        with heard_signals(watch.last_words, watch.hang_up) as signals:
+            _run_alone(planned, run, log, resume_from, command, passed_over or [], watch, signals)
 
 
 @contextmanager
@@ -224,10 +228,13 @@ def _tracked(planned: Planned, run: RunFolder, listener: Listener | None) -> Ite
         trackers.close()
 
 
-def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Path | None, command: str, passed_over: list[str]) -> None:
+def _run_alone(
+    planned: Planned, run: RunFolder, log: EventLog, resume_from: Path | None, command: str, passed_over: list[str], watch: Watch, signals: Signals
+) -> None:
     recipe, machine, prepared = planned.recipe, planned.machine, planned.prepared
-    for line in passed_over:
+    for line in [*passed_over, *_how_it_ended(run, planned, resume_from, log)]:
         log.append({"event": "note", "message": line})
+    watch.look_back()
     log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
     log.append({"event": "data", "ledger": prepared.ledger})
     measuring = False
@@ -237,6 +244,7 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         if event["event"] == "step":
             steps.append(event)
         log.append(event)
+        watch.hear(event)
 
     try:
         loaded = load_for(recipe, planned.base, machine, planned.plan)
@@ -254,7 +262,7 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
             measured = measure_loss(model, validation, dtype)
             return measured.mean, measured.tokens
 
-        with stop_on_signal() as stop_asked:
+        with stop_on_signal(signals) as stop_asked:
             hooks = Hooks(validate if validation else None, hear, stop_asked)
             outcome = run_training(
                 model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, labels_expected=prepared.labels
@@ -296,6 +304,16 @@ def _run_alone(planned: Planned, run: RunFolder, log: EventLog, resume_from: Pat
         write_report(run.path)
         raise
     write_report(run.path)
+
+
+def _how_it_ended(run: RunFolder, planned: Planned, resume_from: Path | None, log: EventLog) -> list[str]:
+    """What is told of the process that had this run before, if there was one. A torn line is in the report already: here it is only told."""
+    events, torn = read_events(run.events) if run.events.is_file() else ([], [])
+    for line in torn:
+        log.tell({"event": "note", "message": line})
+    memory_bytes = planned.machine.memory_bytes if planned.machine.device == "cpu" else None
+    ending = tell_ending(events, None if resume_from is None else int(resume_from.name.removeprefix("step-")), memory_bytes) if events else None
+    return [ending] if ending else []
 
 
 def _choice(outcome: Outcome, validated: bool) -> Event:

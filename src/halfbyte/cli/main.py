@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from halfbyte import __version__
 from halfbyte.cli import verdicts
+from halfbyte.cli.outlet import output_may_close
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
@@ -50,9 +51,11 @@ def quickstart(runs: RunsFolder = Path("runs")) -> None:
     loaded = load_recipe(samples / "quickstart.yaml", [f"data.path={samples / 'gothic_tale.txt'}"])
     from halfbyte import api
 
-    with Screen() as screen:
-        run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
-    screen.show_result(run.path)
+    screen = Screen()
+    with output_may_close(screen.on_closed):
+        with screen:
+            run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
+        screen.show_result(run.path)
 
 
 @app.command()
@@ -195,12 +198,14 @@ def train(
     loaded = load_recipe(recipe, overrides) if recipe is not None else None
     from halfbyte import api
 
-    with Screen() as screen:
-        if loaded is not None:
-            run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
-        elif resume is not None:
-            run = api.resume(resume, screen.on_event, screen.on_plan, _command())
-    screen.show_result(run.path)
+    screen = Screen()
+    with output_may_close(screen.on_closed):
+        with screen:
+            if loaded is not None:
+                run = api.train(loaded, runs, screen.on_event, screen.on_plan, _command())
+            elif resume is not None:
+                run = api.resume(resume, screen.on_event, screen.on_plan, _command())
+        screen.show_result(run.path)
 
 
 @app.command()
@@ -219,9 +224,11 @@ def evaluate(
         raise RecipeError("--include-path and --limit are for --tasks", hint="name the tasks with --tasks, or leave them out")
     from halfbyte import api
 
-    with Screen() as screen:
-        api.evaluate(run, screen.on_event, changes)
-    screen.show_result(run)
+    screen = Screen()
+    with output_may_close(screen.on_closed):
+        with screen:
+            api.evaluate(run, screen.on_event, changes)
+        screen.show_result(run)
 
 
 app.command()(verdicts.compare)
@@ -320,15 +327,23 @@ def main() -> None:
     try:
         app()
     except HalfbyteError as error:
-        console = error_console()
-        console.print(escape(printable(error.message)), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
-        if error.hint:
-            console.print("hint: " + escape(printable(error.hint)), highlight=False)
+        _tell(error)
         sys.exit(error.exit_code)
+    except MemoryError as error:
+        _tell(MachineError(f"the computer's memory ran out{f': {error}' if str(error) else ''}", hint="close other programs, or use less data at a time"))
+        sys.exit(MachineError.exit_code)
     except Exception:  # noqa: BLE001 - the last place: told as our bug, with the traceback and exit code 1
         traceback.print_exc()
         error_console().print("This is a bug of halfbyte, not of your input: please report it with the lines above.", style="bold red")
         sys.exit(1)
+
+
+def _tell(error: HalfbyteError) -> None:
+    with output_may_close(lambda _: None):
+        console = error_console()
+        console.print(escape(printable(error.message)), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
+        if error.hint:
+            console.print("hint: " + escape(printable(error.hint)), highlight=False)
 
 
 def _command() -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halfbyte.errors import Interrupted
+from halfbyte.runs.events import EventLog
 from halfbyte.runs.folder import read_report
 from halfbyte.runs.foreseen import told_of_memory, told_of_time
 from halfbyte.runs.words import figure
@@ -49,6 +50,7 @@ class Screen:
         self.validation = ""
         self.status: Status | None = None
         self.told = 0.0
+        self.closed: list[str] = []
 
     def __enter__(self) -> "Screen":
         return self
@@ -61,8 +63,18 @@ class Screen:
     def on_plan(self, planned: Any, run: Any) -> None:
         self._close_bar()
         self.total, self.folder = planned.plan.total_steps, run.path
+        self._keep_closed()
         self.show_plan(planned)
         self.print(f"Run folder: [bold]{escape(str(run.path))}[/]\n")
+
+    def on_closed(self, why: str) -> None:
+        """Nobody reads what is shown any more: the log of the run says why."""
+        self.closed.append(why)
+        self._keep_closed()
+
+    def _keep_closed(self) -> None:
+        while self.folder is not None and self.closed:
+            EventLog(self.folder / "events.jsonl").append({"event": "note", "message": self.closed.pop()})
 
     def show_plan(self, planned: Any, weighed: bool = False) -> None:
         """`weighed`: with every way of computing a step that memory and time chose among."""

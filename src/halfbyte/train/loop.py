@@ -85,9 +85,10 @@ def run_training(
 
     def save() -> None:
         nonlocal saved_at
+        started = time.monotonic()
         path = save_checkpoint(checkpoints, progress.step, _freeze(model, optimizer, scaler, progress))
         prune_checkpoints(checkpoints, progress.step, section.keep_checkpoints, progress.best_step)
-        hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}"})
+        hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}", "seconds": round(time.monotonic() - started, 3)})
         saved_at = progress.step
 
     def validate() -> None:
