@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from claims import RESULTS, record, save_raw, versions
-
 from halfbyte.checks.subject import Subject
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

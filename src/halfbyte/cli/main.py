@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from halfbyte import __version__
-from halfbyte.cli import verdicts
+from halfbyte.cli import doctor, verdicts
 from halfbyte.cli.outlet import output_may_close
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
@@ -234,6 +234,7 @@ def evaluate(
 app.command()(verdicts.compare)
 app.command()(verdicts.rate)
 app.command()(verdicts.gate)
+app.command()(doctor.doctor)
 
 
 @app.command()

@@ -1,0 +1,75 @@
+"""`halfbyte doctor`: what is wrong with this machine, with a recipe, or with somebody's training script. The last needs no torch."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
+
+from halfbyte.cli.screen import Screen, print_json, printable
+from halfbyte.errors import DataError, RecipeError
+
+VERDICTS = {"ok": "green", "note": "yellow", "problem": "bold red"}
+LEVELS = {"fault": "bold red", "note": "yellow"}
+RECIPES, SCRIPTS = (".yaml", ".yml"), (".py", ".ipynb")
+
+
+def doctor(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="A recipe, or scripts and notebooks; without any, the machine.")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="What is unwise in a recipe.")] = None,
+    notebook: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Faults of a training script or notebook (.py, .ipynb), several in order.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Examine this machine, with a short training whose losses are known; or a recipe, or a Trainer/TRL script or notebook, which is read and not run."""
+    scripts = [*(notebook or []), *(file for file in files or [] if file.suffix.lower() in SCRIPTS)]
+    recipes = [*([recipe] if recipe else []), *(file for file in files or [] if file.suffix.lower() in RECIPES)]
+    odd = [file for file in files or [] if file not in scripts and file not in recipes]
+    if odd:
+        raise DataError(f"{odd[0]}: is neither a recipe (.yaml) nor a script (.py, .ipynb)", hint="halfbyte audit looks at data")
+    if len(recipes) > 1 or (recipes and scripts):
+        raise RecipeError("one recipe, or scripts and notebooks of one project, at a time", hint="call halfbyte doctor once for each")
+    screen = Screen()
+    if scripts:
+        _show_scripts(scripts, json, screen)
+    else:
+        raise RecipeError("name a script")
+
+
+def _show_scripts(scripts: list[Path], json: bool, screen: Screen) -> None:
+    from halfbyte.checks.script_rules import RULES, examine_files
+
+    findings, unread = examine_files(scripts)
+    if json:
+        print_json({"files": [str(file) for file in scripts], "rules": len(RULES), "findings": [one.as_json() for one in findings], "unread": unread})
+        return
+    for line in unread:
+        screen.print(f"[yellow]not read[/] {escape(printable(line))}", highlight=False)
+    _show_findings([{**one.as_json(), "where": str(one.place)} for one in findings], screen)
+    counted = Counter(one.level for one in findings)
+    screen.print(
+        f"\n[bold]{_many(counted['fault'], 'fault')}, {_many(counted['note'], 'note')}[/] by {len(RULES)} rules. Nothing was run; what stands in the data "
+        "or the settings of a library is not seen.", highlight=False,
+    )  # fmt: skip
+
+
+def _show_findings(findings: list[dict[str, Any]], screen: Screen) -> None:
+    """One block a finding; what happens and the mend are said at the first of each rule."""
+    told: set[str] = set()
+    for one in findings:
+        screen.print(Text.assemble("\n", (one["level"], LEVELS[one["level"]]), " ", (one["rule"], "bold"), f"  {one['where']}"), highlight=False)
+        if one.get("text"):
+            screen.print(Padding(Text(printable(one["text"]), style="cyan"), (0, 0, 0, 4), expand=False))
+        screen.print(Padding(Text(printable(one["seen"])), (0, 0, 0, 4), expand=False))
+        if one["rule"] not in told:
+            screen.print(Padding(Text(f"silently: {one['silently']}", style="dim"), (0, 0, 0, 4), expand=False))
+            screen.print(Padding(Text(f"mend: {one['mend']}"), (0, 0, 0, 4), expand=False))
+        told.add(one["rule"])
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
