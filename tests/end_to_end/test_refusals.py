@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,13 +71,18 @@ def test_ctrl_c_while_loading_is_an_interruption_that_can_be_resumed(recipe, tmp
 @pytest.mark.parametrize(("key", "value"), [("precision", "bfloat16"), ("optimizer", "paged_adamw_32bit"), ("total_steps", 7), ("warmup_steps", 2)])
 def test_a_run_is_not_resumed_by_another_plan(recipe, tmp_path, monkeypatch, key, value):
     """Guards against a run begun in bfloat16 on a GPU and finished in float32, with a report that says bfloat16."""
+    plan_here = api.plan
+
+    def plan_elsewhere(*args, **kwargs):
+        planned = plan_here(*args, **kwargs)
+        return replace(planned, plan=replace(planned.plan, **{key: value}))
+
     with monkeypatch.context() as patch:
+        patch.setattr(api, "plan", plan_elsewhere)
         patch.setattr(api, "run_training", lambda *args, **kwargs: (_ for _ in ()).throw(Interrupted("stopped")))
         with pytest.raises(Interrupted):
             api.train(recipe(), tmp_path / "runs")
     run = tmp_path / "runs" / "toy"
-    plan = json.loads((run / "plan.json").read_text())
-    (run / "plan.json").write_text(json.dumps({**plan, key: value}))
     with pytest.raises(MachineError, match=f"{key.replace('_', ' ')} {value} -> "):
         api.resume(run)
 

@@ -88,6 +88,7 @@ def test_a_run_leaves_its_files_its_events_and_its_report(runs, kind):
     assert names == {
         "recipe.yaml",
         "recipe.resolved.yaml",
+        "run.json",
         "plan.json",
         "events.jsonl",
         "adapter",

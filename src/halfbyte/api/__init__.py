@@ -5,12 +5,11 @@ train:   plan -> base + adapter -> loop -> base against tuned -> report      eva
 compare, rate, gate: what finished runs are worth      open_tuned, answer_all, reply, classify: a tuned model in use (use.py)
 """
 
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,17 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
+from halfbyte.api.identity import (
+    begin_manifest,
+    check_folder,
+    check_inputs,
+    kept_recipe,
+    note_metrics,
+    note_outcome,
+    note_start,
+    places_apart,
+    versions,
+)
 from halfbyte.api.memory import (
     Memory,
     adapt_new,
@@ -52,12 +62,13 @@ from halfbyte.model.base import Base, check_same_base, find_base
 from halfbyte.model.load import choose_quant, load_tokenizer
 from halfbyte.model.machine import look_at_machine
 from halfbyte.model.precision import DTYPES
-from halfbyte.recipe.load import Loaded, parse_recipe
+from halfbyte.recipe.load import Loaded
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.goodbye import tell_ending
+from halfbyte.runs.manifest import SETTLED, read_manifest
 from halfbyte.runs.report import read_events, write_report
 from halfbyte.runs.trackers import check_trackers, open_trackers
 from halfbyte.train.checkpoint import newest_checkpoint
@@ -68,9 +79,6 @@ __all__ = [
     "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "resume",
     "scorer_of", "show", "train",
 ]  # fmt: skip
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
-# What a resumed run must not change.
-SETTLED = ("precision", "optimizer", "total_steps", "steps_per_epoch", "warmup_steps", "eval_steps")
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,9 @@ def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan:
     run = create_run(runs, loaded.recipe.name)
     run.recipe.write_text(loaded.text, encoding="utf-8")
     (run.path / "recipe.resolved.yaml").write_text(_resolved(loaded.recipe), encoding="utf-8")
-    _write_plan(run, planned)
+    settled = _settled(planned)
+    begin_manifest(run, planned, settled)
+    run.write_plan(settled)
     if on_plan:
         on_plan(planned, run)
     _run(planned, run, listener, resume_from=None, command=command)
@@ -149,16 +159,23 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
         if listener:
             listener({"event": "note", "message": f"{run.path} is finished, so there is nothing to resume; halfbyte evaluate measures it again"})
         return run
-    loaded = _with_optimizer(_kept_recipe(run), run.read_plan()["optimizer"])
+    manifest, loaded = check_folder(run)
+    loaded = _with_optimizer(loaded, run.read_plan()["optimizer"])
     check_trackers(loaded.recipe.track.report_to)
     planned = plan(loaded, listener)
     _check_same(run, planned)
+    check_inputs(run, manifest, planned)
     _check_same_plan(run, planned)
-    checkpoint, passed_over = newest_checkpoint(run.checkpoints)
+    checkpoint, passed_over = newest_checkpoint(run.checkpoints, manifest["id"])
     if checkpoint is None and passed_over:
-        raise IntegrityError("\n".join(passed_over), hint="no whole checkpoint is left: start the run again with halfbyte train")
+        seen = f"{run.path}: no checkpoint is left that can be used: {'; '.join(line.removesuffix('; ignored') for line in passed_over)}"
+        raise IntegrityError(seen, hint="put one back from a copy of the run, or start the run again with halfbyte train")
+    if checkpoint is not None:
+        passed_over = [f"{line}: the run goes on from {checkpoint.name}" for line in passed_over]
     if on_plan:
         on_plan(planned, run)
+    if elsewhere := places_apart(manifest, planned):
+        passed_over.append(f"since the run was begun: {'; '.join(map(str, elsewhere))}; last digits may differ")
     _run(planned, run, listener, checkpoint, command, passed_over)
     return run
 
@@ -172,7 +189,7 @@ def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | 
     others = [word for word in changes or [] if not word.startswith("evaluate.")]
     if others:
         raise RecipeError(f"{others[0]}: only keys of evaluate can be changed for a run that is trained", hint="train again with halfbyte train")
-    planned = plan(_kept_recipe(run, changes), training=False)
+    planned = plan(kept_recipe(run, changes), training=False)
     _check_same(run, planned)
     run.check_adapter()
     with run.locked():
@@ -192,11 +209,6 @@ def _with_optimizer(loaded: Loaded, kept: str) -> Loaded:
     """A resumed run keeps its optimizer, whose state is saved, whatever would be chosen today."""
     train = loaded.recipe.train.model_copy(update={"optimizer": kept})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"train": train}))
-
-
-def _kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
-    file = run.path / "recipe.resolved.yaml"
-    return parse_recipe(file.read_text(encoding="utf-8"), str(file), changes or [])
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
@@ -235,7 +247,7 @@ def _run_alone(
     for line in [*passed_over, *_how_it_ended(run, planned, resume_from, log)]:
         log.append({"event": "note", "message": line})
     watch.look_back()
-    log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": _versions(), "device": machine.name, "command": command})
+    log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": versions(), "device": machine.name, "command": command})
     log.append({"event": "data", "ledger": prepared.ledger})
     measuring = False
     steps: list[Event] = []
@@ -254,6 +266,7 @@ def _run_alone(
             "event": "model", "parameters": loaded.parameters, "trainable": trainable, "share_4bit": loaded.share_4bit,
             "weight_bytes": loaded.weight_bytes, "adapter": adapted.value, "reason": adapted.reason,
         })  # fmt: skip
+        note_start(run, model)
         tell_peak(log.append, "load", machine)
         dtype, pad = DTYPES[planned.plan.precision], pad_id(planned.tokenizer)
         validation = in_order(prepared.validation, planned.plan.computing.micro_batch_size, pad)
@@ -265,11 +278,13 @@ def _run_alone(
         with stop_on_signal(signals) as stop_asked:
             hooks = Hooks(validate if validation else None, hear, stop_asked)
             outcome = run_training(
-                model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, labels_expected=prepared.labels
-            )
+                model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, prepared.labels,
+                read_manifest(run.path)["id"],
+            )  # fmt: skip
         save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
         planned.tokenizer.save_pretrained(str(run.adapter))
         run.seal_adapter()
+        note_outcome(run, outcome)
         log.append(_choice(outcome, bool(validation)))
         for note in learn(planned.memory, machine, steps):
             log.append({"event": "note", "message": note})
@@ -277,6 +292,7 @@ def _run_alone(
         log.append({"event": "measuring"})
         measuring = True
         _measure(model, run, planned, log)
+        note_metrics(run)
         for note in learn_on_cpu(planned.memory, machine, steps):
             log.append({"event": "note", "message": note})
         tell_peak(log.append, "evaluate", machine)
@@ -374,8 +390,9 @@ def _absolute(path: str) -> str:
     return path if path.startswith("hub:") else str(Path(path).expanduser().resolve())
 
 
-def _write_plan(run: RunFolder, planned: Planned) -> None:
-    settled = {
+def _settled(planned: Planned) -> dict[str, Any]:
+    """What plan.json keeps."""
+    return {
         "halfbyte": __version__, **planned.plan.as_json(), **memory_as_json(planned.memory),
         "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
         "quant": planned.recipe.quant.model_dump(), "template": planned.prepared.template.as_json(),
@@ -383,7 +400,6 @@ def _write_plan(run: RunFolder, planned: Planned) -> None:
         "licence": planned.recipe.data.licence,
         "machine": asdict(planned.machine),
     }  # fmt: skip
-    run.write_plan(settled)
 
 
 def _base_name(base: Base) -> str:
@@ -417,7 +433,3 @@ def _check_same_plan(run: RunFolder, planned: Planned) -> None:
     if changed:
         seen = f"{run.path} was begun with another plan than this machine gives: {', '.join(changed)}"
         raise MachineError(seen, hint="resume it where it was begun, or start a new run with adapter.init_from=RUN")
-
-
-def _versions() -> dict[str, str]:
-    return {"halfbyte": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

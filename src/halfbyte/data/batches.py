@@ -165,6 +165,15 @@ class LabelSum:
                 self.add(ids[row, start:end], labels[row, start:end])
 
 
+def rows_digest(batches: Iterable[Batch]) -> str:
+    """16 letters that tell which rows train in a step, in which order and with which labels, however they are split into micro-batches."""
+    seen = sha256()
+    for batch in batches:
+        for ids, labels, length in zip(batch.ids.numpy(), batch.labels.numpy(), batch.lengths, strict=True):
+            seen.update(length.to_bytes(8, "little") + ids[:length].astype("<i8").tobytes() + labels[:length].astype("<i8").tobytes())
+    return seen.hexdigest()[:16]
+
+
 def labels_hash(rows: Iterable[Tokens]) -> str:
     """The fingerprint of what these rows will train, before they are batched."""
     seen = LabelSum()

@@ -42,6 +42,8 @@ OPENING_WORDS = 12
 SHORTENED = ", prompt shortened"
 BINS = tuple(name + how for name in ("trained", "validation", "test") for how in ("", SHORTENED))
 HELD_OUT = ("validation", "test")
+# The key that names the file of a part.
+GIVEN = {TRAIN: "path", VALIDATION: "validation_path", TEST: "test_path"}
 # Keys that change no row: where the files are is told by their content.
 NOT_IN_ROWS = {"path", "validation_path", "test_path", "licence", "packing"}
 
@@ -69,6 +71,8 @@ class Prepared:
     decisions: list[Decision]
     notes: list[str]
     folder: Path
+    sources: dict[str, dict[str, str]]
+    """Key of the recipe (path, validation_path, test_path) -> each file that was read -> sha256 of its bytes."""
 
 
 def prepare_data(section: SomeData, seed: int, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None, context: int | None = None) -> Prepared:
@@ -83,7 +87,7 @@ def prepare_data(section: SomeData, seed: int, tokenizer: PreTrainedTokenizerBas
         context=context,
     )  # fmt: skip
     meta = find_or_build(key, lambda folder: _Build(readings, template, tokenizer, seed, folder, progress, context).run())
-    return _opened(settled, readings[0][1], template, decisions, meta)
+    return _opened(settled, readings, template, decisions, meta)
 
 
 def template_for(section: SettledData, tokenizer: PreTrainedTokenizerBase) -> tuple[Template, list[Decision]]:
@@ -95,7 +99,7 @@ def template_for(section: SettledData, tokenizer: PreTrainedTokenizerBase) -> tu
     return template, [decision]
 
 
-def _opened(section: SettledData, reading: Reading, template: Template, decisions: list[Decision], meta: dict[str, Any]) -> Prepared:
+def _opened(section: SettledData, readings: list[tuple[int, Reading]], template: Template, decisions: list[Decision], meta: dict[str, Any]) -> Prepared:
     rows: dict[str, Sequence[Tokens]] = {part: stored_rows(meta, part) for part in PARTS}
     ledger = meta["ledger"]
     if section.packing == "best_fit":
@@ -109,8 +113,19 @@ def _opened(section: SettledData, reading: Reading, template: Template, decision
     return Prepared(
         section, rows["train"], rows["validation"], rows["test"], validation, test, meta["labels"], meta["prompts"], template, ledger,
         meta["parts"]["train"]["labels"],
-        meta["fingerprint"], [*reading.decisions, split, *decisions, supervised], meta["notes"], Path(meta["folder"]),
+        meta["fingerprint"], [*readings[0][1].decisions, split, *decisions, supervised], meta["notes"], Path(meta["folder"]),
+        {GIVEN[part]: _named([(source.name, source.sha256) for source in reading.source.parts]) for part, reading in readings},
     )  # fmt: skip
+
+
+def _named(files: list[tuple[str, str]]) -> dict[str, str]:
+    """By the last part of their path, which is told apart by a number where several files have it."""
+    named: dict[str, str] = {}
+    for path, digest in files:
+        name = path if path.startswith("hub:") else Path(path).name
+        count = 1 + sum(1 for other in named if other == name or other.startswith(f"{name} #"))
+        named[name if count == 1 else f"{name} #{count}"] = digest
+    return named
 
 
 class _Build:

@@ -65,9 +65,10 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises IntegrityError when a file is missing, cut or changed."""
+def load_checkpoint(path: Path, owner: str | None = None) -> Checkpoint:
+    """Raises IntegrityError when a file is missing, cut or changed, or when another run than `owner` saved it."""
     verify_checkpoint(path)
+    check_owner(path, owner)
     adapter, optimizer, plain = (path / name for name in FILES)
     stored = load_file(optimizer)
     state = json.loads(plain.read_text(encoding="utf-8"))
@@ -94,12 +95,24 @@ def verify_checkpoint(path: Path) -> None:
             raise IntegrityError(f"{file} is not what was saved ({file.stat().st_size} bytes, {size} written)", hint=OLDER)
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The whole checkpoint with the highest step, and one line for each broken one that was passed over."""
+def check_owner(path: Path, owner: str | None) -> None:
+    """Raises IntegrityError when a whole checkpoint was saved by another run, or under another step. `owner`: the id in run.json; None asks nothing."""
+    if owner is None:
+        return
+    state = json.loads((path / FILES[2]).read_text(encoding="utf-8"))
+    if (state.get("identity") or {}).get("run") != owner:
+        raise IntegrityError(f"{path} was saved by another run", hint=OLDER)
+    if state["step"] != _step_of(path):
+        raise IntegrityError(f"{path} was saved at step {state['step']}", hint=OLDER)
+
+
+def newest_checkpoint(folder: Path, owner: str | None = None) -> tuple[Path | None, list[str]]:
+    """The whole checkpoint of `owner` with the highest step, and one line for each other one that was passed over."""
     passed_over = []
     for path in sorted(_steps(folder), key=_step_of, reverse=True):
         try:
             verify_checkpoint(path)
+            check_owner(path, owner)
         except IntegrityError as error:
             passed_over.append(f"{error}; ignored")
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from halfbyte.data.batches import Batch, LabelSum, epoch_steps
+from halfbyte.data.batches import Batch, LabelSum, epoch_steps, rows_digest
 from halfbyte.data.tokens import Tokens
 from halfbyte.errors import IntegrityError, Interrupted
 from halfbyte.model.adapter import adapter_state, set_adapter_state
@@ -65,10 +65,11 @@ class Hooks:
 
 def run_training(
     model: "PeftModel", rows: Sequence[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks,
-    resume_from: Path | None = None, labels_expected: str | None = None,
+    resume_from: Path | None = None, labels_expected: str | None = None, run_id: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Trains until the plan's last step, until early stopping, or until a stop is asked for (raises Interrupted, resumable).
 
+    `run_id` goes into every checkpoint; those of another run are refused.
     Raises IntegrityError when what the first epoch trained on is not what `labels_expected`, the fingerprint of the preview, says.
     """
     device = next(model.parameters()).device
@@ -79,14 +80,14 @@ def run_training(
     at_a_time = plan.computing.micro_batch_size
     progress = Progress()
     if resume_from is not None:
-        progress = _restore(load_checkpoint(resume_from), model, optimizer, scaler)
+        progress = _restore(load_checkpoint(resume_from, run_id), model, optimizer, scaler)
         hooks.log({"event": "resume", "step": progress.step})
     saved_at = progress.step if resume_from else -1
 
     def save() -> None:
         nonlocal saved_at
         started = time.monotonic()
-        path = save_checkpoint(checkpoints, progress.step, _freeze(model, optimizer, scaler, progress))
+        path = save_checkpoint(checkpoints, progress.step, _freeze(model, optimizer, scaler, progress, run_id))
         prune_checkpoints(checkpoints, progress.step, section.keep_checkpoints, progress.best_step)
         hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}", "seconds": round(time.monotonic() - started, 3)})
         saved_at = progress.step
@@ -130,7 +131,7 @@ def run_training(
                 reason = f"a float16 gradient overflowed; the loss is scaled by {scaler.get_scale():g} from here on"
                 hooks.log({"event": "skipped", "step": step, "reason": reason})
             hooks.log({
-                "event": "step", "step": step, "epoch": round(step / plan.steps_per_epoch, 4), "loss": result.loss,
+                "event": "step", "step": step, "epoch": round(step / plan.steps_per_epoch, 4), "rows": rows_digest(batches), "loss": result.loss,
                 "learning_rate": rate, "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
                 "tokens": result.tokens, "supervised": result.supervised, "tokens_per_second": round(result.tokens / took, 1),
                 "seconds": round(progress.seconds, 3), "peak_bytes": peak_bytes(device.type),
@@ -152,7 +153,7 @@ def run_training(
                 raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
     if progress.step < plan.steps_per_epoch:  # nothing to compare: not every document was seen
         hooks.log({"event": "labels", "rows": progress.documents, "sha256": progress.labels, "same_as_preview": None})
-    _take_best(model, checkpoints, progress, hooks)
+    _take_best(model, checkpoints, progress, hooks, run_id)
     stopped = "finished" if progress.step >= plan.total_steps else "early stopping"
     return Outcome(progress.step, progress.best_step, stopped, progress.seconds)
 
@@ -175,22 +176,23 @@ def _compare_labels(progress: Progress, expected: str | None, hooks: Hooks) -> N
         )
 
 
-def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: Hooks) -> None:
+def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: Hooks, run_id: str | None) -> None:
     """Without a best step (no validation loss was finite), or without its checkpoint, the last state stays."""
     if progress.best_step in (None, progress.step):
         return
     try:
-        set_adapter_state(model, load_checkpoint(checkpoints / f"step-{progress.best_step}").adapter)
+        set_adapter_state(model, load_checkpoint(checkpoints / f"step-{progress.best_step}", run_id).adapter)
     except IntegrityError as error:
         hooks.log({"event": "note", "message": f"{error}: the adapter of the last step is kept instead of the best"})
         progress.best_step = None
 
 
-def _freeze(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress) -> Checkpoint:
+def _freeze(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress, run_id: str | None) -> Checkpoint:
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
     state = {"progress": {**vars(progress), "best_loss": progress.best_loss if math.isfinite(progress.best_loss) else None}, "scaler": scaler.state_dict()}
+    state["identity"] = {"run": run_id}
     return Checkpoint(adapter_state(model), optimizer.state_dict(), state, random)
 
 
