@@ -11,6 +11,7 @@ found of bugs that they were not made for. Its file is never written again; what
 """
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -29,8 +30,8 @@ FIRST = "planted_faults_first_pass.json"
 NOTES: list[str] = []
 
 
-def look(subject: Subject, deep: bool) -> dict[str, Any]:
-    """What the proofs say of a set-up. In a thread of its own, so that one that breaks off is told beside the others."""
+def look(subject: Subject, deep: bool, folder: str) -> dict[str, Any]:
+    """What the proofs say of a set-up, without the folder that it lies in. In a thread of its own, so that one that breaks off is told beside the others."""
     from halfbyte.checks.preflight import prove
 
     started = time.monotonic()
@@ -39,7 +40,7 @@ def look(subject: Subject, deep: bool) -> dict[str, Any]:
         broke = asked.exception()
     proofs = [] if broke else asked.result()
     return {
-        "failed": {proof.name: proof.told for proof in proofs if proof.passed is False}, "passed": [proof.name for proof in proofs if proof.passed],
+        "failed": {proof.name: re.sub(rf"{re.escape(folder)}/\w+/", "", proof.told) for proof in proofs if proof.passed is False}, "passed": [proof.name for proof in proofs if proof.passed],
         "left_out": [proof.name for proof in proofs if proof.passed is None], "broke_off": repr(broke) if broke else None, "deep": deep,
         "seconds": round(time.monotonic() - started, 2),
     }  # fmt: skip
@@ -61,9 +62,9 @@ def main() -> None:
         for fault in FAULTS:
             if asked.only not in fault.name:
                 continue
-            seen = look(fault.plant(toy(fault.toy)), deep=False)
+            seen = look(fault.plant(toy(fault.toy)), deep=False, folder=place)
             if not seen["failed"]:
-                seen = look(fault.plant(toy(fault.toy)), deep=True)
+                seen = look(fault.plant(toy(fault.toy)), deep=True, folder=place)
             faults.append({"fault": fault.name, "number": fault.number, "toy": fault.toy, "told": fault.told, "needs_deep": fault.deep} | seen)
             found = ", ".join(seen["failed"]) or ("BROKE OFF " + seen["broke_off"] if seen["broke_off"] else "NOT FOUND")
             print(f"{fault.number:5} {fault.name:55} {found}{' (deep)' if seen['failed'] and seen['deep'] else ''}", flush=True)
@@ -71,7 +72,7 @@ def main() -> None:
         for name, made in TOYS.items():
             if asked.only not in name:
                 continue
-            seen = look(toy(name), deep=True)
+            seen = look(toy(name), deep=True, folder=place)
             clean.append({"set_up": name, "told": made.told} | seen)
             print(f"clean {name:55} {', '.join(seen['failed']) or seen['broke_off'] or 'nothing'}", flush=True)
     found, alarms = sum(bool(one["failed"]) for one in faults), sum(bool(one["failed"] or one["broke_off"]) for one in clean)
