@@ -57,8 +57,8 @@ from halfbyte.evaluate.neutral import neutral_rows
 from halfbyte.evaluate.rate import rate
 from halfbyte.evaluate.save import save_evaluation
 from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
-from halfbyte.model.adapter import save_adapter
-from halfbyte.model.base import Base, check_same_base, find_base
+from halfbyte.model.adapter import check_modules_of, save_adapter
+from halfbyte.model.base import Base, check_rank, check_same_base, find_base
 from halfbyte.model.load import choose_quant, load_tokenizer
 from halfbyte.model.machine import look_at_machine
 from halfbyte.model.precision import DTYPES
@@ -110,6 +110,8 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
     machine = look_at_machine()
     base = find_base(recipe.base)
     _check_init_from(recipe, base)
+    check_rank(recipe.adapter.r, base)
+    check_modules_of(base, recipe.adapter)
     tokenizer = load_tokenizer(base)
     prepared = prepare_for(recipe, base, tokenizer, listener)
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"

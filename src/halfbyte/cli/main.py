@@ -17,6 +17,7 @@ from halfbyte import __version__
 from halfbyte.cli import doctor, verdicts
 from halfbyte.cli.outlet import output_may_close
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
+from halfbyte.cli.usage import UsageError, asks_for_help, usage_problem
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
 app = typer.Typer(
@@ -326,7 +327,13 @@ def main() -> None:
     # One library telling another that a name of theirs will change: nothing a user can act on.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        if asks_for_help(error):
+            error.show()
+            sys.exit(error.exit_code)
+        _tell(usage_problem(error))
+        sys.exit(RecipeError.exit_code)
     except HalfbyteError as error:
         _tell(error)
         sys.exit(error.exit_code)

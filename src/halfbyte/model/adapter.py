@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from halfbyte.errors import ModelError
+from halfbyte.model.base import Base
+from halfbyte.model.load import falcon_linears_are_linears
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import Adapter
 
@@ -49,6 +51,21 @@ def add_adapter(model: "PreTrainedModel", section: Adapter, seed: int) -> tuple[
         modules = "all linear layers" if section.target_modules == "all-linear" else ", ".join(section.target_modules)
         decision = Decision("adapter", section.kind, f"r {section.r}, alpha {section.alpha:g} on {modules}, float32")
     return wrapped, decision
+
+
+def check_modules_of(base: Base, section: Adapter) -> None:
+    """Names of modules, looked up in a model that is built from the base's config without weights. Raises ModelError."""
+    if section.init_from is not None or (section.target_modules == "all-linear" and not section.modules_to_save):
+        return
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(base.place, revision=base.revision or "main", trust_remote_code=False)
+        with torch.device("meta"), falcon_linears_are_linears():
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # what is wrong with the config is told where the weights are loaded
+    _check_modules(model, section)
 
 
 def load_adapter(model: "PreTrainedModel", source: str) -> "PeftModel":

@@ -19,6 +19,7 @@ EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
 HUB_PATIENCE_SECONDS = 4
 FINGERPRINT_BYTES = 4_000_000
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
+WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 # What the classes of language models are called; transformers would also load an encoder (BERT), which looks ahead.
 WRITING_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -56,6 +57,14 @@ def check_length(longest: int, base: Base) -> None:
     if base.context and longest > base.context:
         seen = f"data.max_length: {longest} is beyond the {base.context} positions of {base.name}"
         raise RecipeError(seen, hint=f"lower it to {base.context} or less")
+
+
+def check_rank(rank: int, base: Base) -> None:
+    """An adapter as wide as its layer has more weights than the layer. Raises RecipeError."""
+    inner = base.config.get("text_config") or {}
+    width = next((part[key] for part in (base.config, inner) for key in WIDTH_KEYS if isinstance(part.get(key), int)), None)
+    if width and rank > width:
+        raise RecipeError(f"adapter.r: {rank} is wider than the layers of {base.name}, which are {width} wide", hint=f"give 1 to {width}; 8 to 64 is usual")
 
 
 def find_base(name: str) -> Base:

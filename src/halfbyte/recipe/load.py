@@ -15,12 +15,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from halfbyte.errors import RecipeError
+from halfbyte.recipe.plain_yaml import read_plain
 from halfbyte.recipe.schema import Recipe
 
 LARGEST_RECIPE_BYTES = 1_000_000
 # Of files that are no recipes: people give the data where the recipe is asked for.
 DATA_ENDINGS = {".csv", ".tsv", ".txt", ".text", ".md", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz", ".zst"}
 RECIPE_ENDINGS = {".yaml", ".yml"}
+WITHOUT_POINT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 EXPLAIN = "halfbyte recipe --explain lists every key"
 
 # Spelling elsewhere -> key here. The values are checked by the schema like any other.
@@ -114,6 +116,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Loaded:
 def load_recipe_alone(path: Path, overrides: list[str] | None = None) -> Loaded:
     """Reads and checks a recipe; its data may be elsewhere. Raises RecipeError."""
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+        if os.path.isdir(path):
+            raise RecipeError(f"{path}: is a folder, not a recipe", hint="name the recipe in it, such as FOLDER/train.yaml; halfbyte new FOLDER writes one")
         near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
         raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
     if path.suffix.lower() not in RECIPE_ENDINGS and DATA_ENDINGS & {ending.lower() for ending in path.suffixes[-2:]}:
@@ -123,7 +127,8 @@ def load_recipe_alone(path: Path, overrides: list[str] | None = None) -> Loaded:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: byte {error.start} is not UTF-8", hint="save the recipe as UTF-8") from error
+        looks = "is UTF-16, not UTF-8" if path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte {error.start} is not UTF-8"
+        raise RecipeError(f"{path}: {looks}", hint="save the recipe as UTF-8") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
     return parse_recipe(text, str(path), overrides or [], default_name=path.stem)
@@ -163,10 +168,10 @@ def parse_recipe(text: str, file: str, overrides: list[str], default_name: str =
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        problems += _explain(error, places)
+        problems += _explain(error, places, file)
     if problems:
         raise RecipeError("\n".join(problems), hint=EXPLAIN)
-    return Loaded(recipe, notes + more, text if not overrides else _as_asked(text, overrides))
+    return Loaded(recipe, notes + more + _numbers_in_text(values, recipe, places), text if not overrides else _as_asked(text, overrides))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -184,7 +189,7 @@ def _read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[str, str], li
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise RecipeError(f"{file}: YAML aliases (*name) are not used in recipes", hint="write the value out")
-        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        node, values = yaml.compose(text, yaml.SafeLoader), read_plain(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{file}:{mark.line + 1}" if mark else file
@@ -215,7 +220,7 @@ def _value(text: str) -> Any:
     """The value of an override: a number, a switch, nothing, or a [list], as YAML reads it. Any other word is text as it stands,
     a colon or a # in it too; quotes keep a text that looks like a number."""
     try:
-        value = yaml.safe_load(text)
+        value = read_plain(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
     if isinstance(value, str) and text.lstrip().startswith(("'", '"')):
@@ -319,7 +324,7 @@ def _known_value(target: str, value: Any, notes: list[str]) -> Any:
 
 def _mapping(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read_plain(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
@@ -341,7 +346,20 @@ def folder_name(name: str) -> str:
     return kept[:64] or "run"
 
 
-def _explain(error: ValidationError, places: dict[str, str]) -> list[str]:
+def _numbers_in_text(values: dict[str, Any], recipe: Recipe, places: dict[str, str]) -> list[str]:
+    """Of the file: '512' in quotes is read as the number that it must mean, and said. So is 2e-4, but as everybody takes it for a number, and
+    YAML 1.2 does, the plan's own figure is enough."""
+    read = []
+    for section, inner in values.items():
+        for key, value in inner.items() if section in SECTIONS and isinstance(inner, dict) else ():
+            meant = getattr(getattr(recipe, section), key)
+            known = isinstance(value, str) and type(meant) in (int, float) and not WITHOUT_POINT.fullmatch(value)
+            if known and (place := places.get(f"{section}.{key}")):
+                read.append(f"{place}{section}.{key}: the text {value!r} is read as the number {meant:g}")
+    return read
+
+
+def _explain(error: ValidationError, places: dict[str, str], file: str) -> list[str]:
     """One line for each key that pydantic refused: where, what, the mend."""
     said: dict[str, list[str]] = {}
     for item in error.errors():
@@ -355,7 +373,11 @@ def _explain(error: ValidationError, places: dict[str, str]) -> list[str]:
         # Behind section.key come places in a list, which say something, and names of alternatives, which do not.
         dotted = ".".join(path[:2] + [part for part in path[2:] if part.isdigit()])
         said.setdefault(dotted, []).append(_say(item, path, section if len(path) > 1 else Recipe))
-    return [_place(dotted, places) + (f"{dotted}: " if dotted else "") + " or ".join(dict.fromkeys(lines)) for dotted, lines in said.items()]
+    whole = {dotted for dotted, lines in said.items() if lines == ["is missing"] and dotted in SECTIONS}  # a section that stands nowhere
+    return [
+        (f"{file}: " if dotted in whole else _place(dotted, places)) + (f"{dotted}: " if dotted else "") + " or ".join(dict.fromkeys(lines))
+        for dotted, lines in said.items()
+    ]
 
 
 def _say(item: Any, path: list[str], section: type[BaseModel] | None) -> str:
@@ -370,8 +392,17 @@ def _say(item: Any, path: list[str], section: type[BaseModel] | None) -> str:
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = item.get("input")
+    if item["type"] in ("int_from_float", "int_parsing"):
+        message = "input should be a whole number"
+    elif item["type"] == "bool_parsing" or (item["type"] == "bool_type" and isinstance(given, str)):
+        message = "input should be true or false"
+    elif item["type"] == "float_parsing" and isinstance(given, str) and re.fullmatch(r"-?\d+,\d+", given):
+        message = "write a point before the decimals, not a comma"
+    elif item["type"] == "float_parsing":
+        message = "input should be a number"
     shown = str(given).lower() if isinstance(given, bool) else repr(given)
-    return message + (f", got {shown}" if isinstance(given, (str, int, float)) and "got" not in message else "")
+    message += f", got {shown}" if isinstance(given, (str, int, float)) and "got" not in message else ""
+    return message + ": write it in quotes" * (item["type"] == "string_type" and isinstance(given, (int, float)))
 
 
 def _one_of(given: str, allowed: list[str]) -> str:
@@ -392,7 +423,7 @@ def _meant(path: list[str], names: list[str]) -> str:
     others = [top for top in SECTIONS if top != path[0]]
     elsewhere = {name: f"{top}.{name}" for top in others for section in _kinds(top).values() for name in section.model_fields if name != "kind"}
     if near := difflib.get_close_matches(key, list(elsewhere | TRANSLATIONS), n=1, cutoff=0.8):
-        return f"did you mean {(TRANSLATIONS | elsewhere)[near[0]]!r}?"
+        return f"did you mean {(elsewhere | TRANSLATIONS)[near[0]]!r}?"
     return f"there are: {', '.join(names)}"
 
 

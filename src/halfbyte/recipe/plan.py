@@ -8,6 +8,8 @@ from halfbyte.recipe.schema import Train
 
 # Of held-out rows, where a GPU's memory is not the limit.
 ROWS_ON_CPU = 64
+# Of what people train adapters with: QLoRA (arXiv 2305.14314, appendix B) has 1e-4 to 2e-4, and ten times that works on small models.
+HIGH_RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ def make_plan(
     every = train.eval_steps or max(1, math.ceil(total / 10))
     if warmup > total:
         notes = [*notes, f"warm-up of {warmup} steps is longer than the run of {total}: the full learning rate is never reached"]
+    if train.learning_rate > HIGH_RATE:
+        notes = [*notes, f"train.learning_rate {train.learning_rate:g} is high for an adapter and may diverge; 1e-4 to 1e-3 is usual"]
     if train.eval_steps and train.eval_steps > total:
         notes = [*notes, f"eval_steps {train.eval_steps} is beyond the last step: validated and saved at the end only"]
     validation = Decision(

@@ -30,6 +30,41 @@ def not_empty(text: str) -> str:
     return text
 
 
+def a_switch(value: Any) -> Any:
+    """Python would take the texts `yes` and `on` for true; in a recipe they may as well be words."""
+    if not isinstance(value, bool):
+        raise ValueError("input should be true or false")
+    return value
+
+
+def a_rate(rate: float) -> float:
+    """Outside of these no adapter was ever trained well; inside, the plan warns above 1e-2."""
+    if rate == 0:
+        raise ValueError("nothing would be learned: give 2e-4, or leave it out")
+    if 0 < rate < SMALLEST_RATE or rate > LARGEST_RATE:
+        raise ValueError(f"got {rate:g}, which is outside 1e-7..0.1{meant_rate(rate)}")
+    return rate
+
+
+def meant_rate(rate: float) -> str:
+    """1e3 for 1e-3: the sign was lost; otherwise the same digits where rates usually are."""
+    digits, _, power = f"{rate:.3e}".partition("e")
+    turned = -abs(int(power)) if 2 <= abs(int(power)) <= 6 and rate > 1 else -4
+    return f": meant {float(digits):g}e{turned}?"
+
+
+def some_modules(value: Any) -> Any:
+    if value == []:
+        raise ValueError("names no module; write all-linear, or leave it out")
+    return value
+
+
+def with_prompt(template: str) -> str:
+    if template != "chat" and template.count("{prompt}") != 1:
+        raise ValueError("write `chat`, or a text with {prompt} in it once")
+    return template
+
+
 def an_amount(given: Any) -> str:
     """Of memory, with its unit."""
     text = str(given)
@@ -37,9 +72,11 @@ def an_amount(given: Any) -> str:
     return text
 
 
+SMALLEST_RATE, LARGEST_RATE = 1e-7, 1e-1
 Said = Annotated[str, AfterValidator(not_empty)]
 Whole = Annotated[int, BeforeValidator(not_a_switch)]
 Real = Annotated[float, BeforeValidator(not_a_switch), Field(allow_inf_nan=False)]
+Switch = Annotated[bool, BeforeValidator(a_switch)]
 Share = Annotated[Real, Field(ge=0, le=0.5)]
 
 
@@ -76,13 +113,13 @@ class FileData(Section):
     """A file that validates, in the form of `path`, instead of a share of it."""
     test_path: str | None = None
     """A file that tests, in the form of `path`, instead of a share of it. It is compared with the training rows and what they share is reported."""
-    drop_overlap: bool = False
+    drop_overlap: Switch = False
     """Leave out training rows that also stand, or nearly, in the given validation or test file."""
     group_column: str | None = None
     """Rows that have the same value here (an author, a video) stay on one side of the split."""
     near_duplicates: Literal["together", "drop", "ignore"] = "together"
     """Rows that are nearly the same (Jaccard 0.8 of their five-letter pieces): kept on one side of the split, or only the first kept."""
-    keep_duplicates: bool = False
+    keep_duplicates: Switch = False
     """Train on exact repetitions of a row too, which are left out and counted otherwise."""
     augment: list[Literal["case", "punctuation", "typos", "turns", "shift"]] = []
     """Changed copies of training rows: case, punctuation or typing errors of what the user says, the first turns of a conversation,
@@ -107,14 +144,14 @@ class TextData(FileData):
     """What joins two rows of a book. `auto`: a line end between rows of a table and between lines, a blank line between paragraphs."""
     gap: Annotated[Whole, Field(ge=0)] = 1000
     """Characters of a book that are left out between training, validation and test, so that no page stands on two sides."""
-    keep_boilerplate: bool = False
+    keep_boilerplate: Switch = False
     """Keep the header and licence text of Project Gutenberg, which are left out otherwise."""
 
 
 class ChatData(FileData):
     """What every kind with prompts and answers has."""
 
-    prompt_template: str = "chat"
+    prompt_template: Annotated[str, AfterValidator(with_prompt)] = "chat"
     """`chat`: the tokenizer's own chat template; otherwise a text with {prompt} in it, put before the response."""
     system: str | None = None
     """A system text, the same for every row that has none of its own."""
@@ -122,12 +159,6 @@ class ChatData(FileData):
     """`user` puts the system text before the first prompt, for chat templates that know no system role."""
     loss: Literal["answers", "last", "all"] = "answers"
     """What is trained: every answer with its end mark, only the last answer of a conversation, or prompts too."""
-
-    @model_validator(mode="after")
-    def template_has_a_prompt(self) -> "ChatData":
-        if self.prompt_template != "chat" and self.prompt_template.count("{prompt}") != 1:
-            raise ValueError("prompt_template: write `chat`, or a text with {prompt} in it once")
-        return self
 
 
 class AutoData(ChatData):
@@ -234,7 +265,7 @@ class NF4(Section):
     """4-bit NormalFloat (arXiv 2305.14314, section 3), blocks of 64 weights, by bitsandbytes."""
 
     kind: Literal["nf4"] = "nf4"
-    double_quant: bool = True
+    double_quant: Switch = True
     """Quantise the block scales too: 4.13 instead of 4.5 bits a weight."""
 
 
@@ -242,7 +273,7 @@ class FP4(Section):
     """4-bit float, blocks of 64 weights, by bitsandbytes; less exact than NF4."""
 
     kind: Literal["fp4"]
-    double_quant: bool = True
+    double_quant: Switch = True
     """Quantise the block scales too."""
 
 
@@ -263,7 +294,7 @@ class Adapter(Section):
     """The adapter's output is scaled by alpha/r."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's input that is set to zero in training."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Annotated[Literal["all-linear"] | list[str], BeforeValidator(some_modules)] = "all-linear"
     """Names of the linear layers that get an adapter; `all-linear` is all of them but the output head."""
     modules_to_save: list[str] = []
     """Modules trained whole and saved with the adapter (embed_tokens, lm_head); large."""
@@ -274,7 +305,7 @@ class Adapter(Section):
 class Train(Section):
     """The loop: AdamW, loss over the supervised tokens of the whole optimizer step."""
 
-    learning_rate: Annotated[Real, Field(gt=0, le=1e-1)] = 2e-4
+    learning_rate: Annotated[Real, AfterValidator(a_rate), Field(gt=0)] = 2e-4
     """Highest learning rate."""
     num_epochs: Annotated[Real, Field(gt=0)] = 3
     """Passes over the training rows; not used when max_steps is given."""
@@ -295,7 +326,7 @@ class Train(Section):
     """Steps of linear warm-up; below 1 it is a share of all steps."""
     max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm when they are larger."""
-    gradient_checkpointing: bool | None = None
+    gradient_checkpointing: Switch | None = None
     """Recompute the activations of every layer (true) or of none (false) in the backward pass; when not given, of as many layers as
     memory demands: each costs its share of a third more time."""
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
