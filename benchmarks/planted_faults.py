@@ -40,7 +40,8 @@ def look(subject: Subject, deep: bool, folder: str) -> dict[str, Any]:
         broke = asked.exception()
     proofs = [] if broke else asked.result()
     return {
-        "failed": {proof.name: re.sub(rf"{re.escape(folder)}/\w+/", "", proof.told) for proof in proofs if proof.passed is False}, "passed": [proof.name for proof in proofs if proof.passed],
+        "failed": {proof.name: re.sub(rf"{re.escape(folder)}/\w+/", "", proof.told) for proof in proofs if proof.passed is False},
+        "passed": [proof.name for proof in proofs if proof.passed],
         "left_out": [proof.name for proof in proofs if proof.passed is None], "broke_off": repr(broke) if broke else None, "deep": deep,
         "seconds": round(time.monotonic() - started, 2),
     }  # fmt: skip
