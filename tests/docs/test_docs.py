@@ -37,7 +37,7 @@ def test_every_verb_that_a_page_names_exists(page):
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     text = (ROOT / page).read_text(encoding="utf-8")
     code = [inline or indented for inline, indented in re.findall(r"`([^`\n]+)`|^    (.*)$", text, re.M)]
-    named = {verb for line in code for verb in re.findall(r"(?:^|/|\s)halfbyte ([a-z]+)\b", line)}
+    named = {verb for line in code for verb in re.findall(r"(?:^|/|\s)halfbyte ([a-z]+(?:-[a-z]+)*)\b", line)}
     assert named <= verbs, named - verbs
 
 

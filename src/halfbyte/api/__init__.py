@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
+from halfbyte.api.again import compare_inputs, computed_as_then, recipe_again, refuse_other_inputs
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
 from halfbyte.api.identity import (
     begin_manifest,
@@ -45,6 +46,7 @@ from halfbyte.api.memory import (
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
 from halfbyte.api.watch import Watch
 from halfbyte.budget.forecast import Forecast
+from halfbyte.checks.reproduce import Reproduction, compare_courses
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
@@ -76,8 +78,8 @@ from halfbyte.train.loop import Hooks, Outcome, run_training
 from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
-    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "resume",
-    "scorer_of", "show", "train",
+    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "reproduce",
+    "resume", "scorer_of", "show", "train",
 ]  # fmt: skip
 
 
@@ -141,7 +143,11 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
 def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
     """A new run, from the recipe to the report. Raises Interrupted when asked to stop; the run can then be resumed."""
     check_trackers(loaded.recipe.track.report_to)
-    planned = plan(loaded, listener)
+    return _begin(plan(loaded, listener), loaded, runs, listener, on_plan, command)
+
+
+def _begin(planned: Planned, loaded: Loaded, runs: Path, listener: Listener | None, on_plan: OnPlan | None, command: str) -> RunFolder:
+    """In a new folder."""
     run = create_run(runs, loaded.recipe.name)
     run.recipe.write_text(loaded.text, encoding="utf-8")
     (run.path / "recipe.resolved.yaml").write_text(_resolved(loaded.recipe), encoding="utf-8")
@@ -180,6 +186,29 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
         passed_over.append(f"since the run was begun: {'; '.join(map(str, elsewhere))}; last digits may differ")
     _run(planned, run, listener, checkpoint, command, passed_over)
     return run
+
+
+def reproduce(
+    path: Path, changes: list[str] | None = None, runs: Path | None = None, listener: Listener | None = None, on_plan: OnPlan | None = None,
+    command: str = "", anyway: bool = False, check: bool = False,
+) -> Reproduction:  # fmt: skip
+    """A finished run once more, in a new folder, and whether the two are the same to the last digit.
+
+    `changes`: where files are now, such as data.path=FILE. Raises IntegrityError with a line for every input that is another one, unless
+    `anyway`; with `check` nothing is trained, and the differences are returned.
+    """
+    run, loaded = recipe_again(path, changes)
+    planned = plan(loaded, listener)
+    compared = compare_inputs(run, planned)
+    if check:
+        return compared
+    if not anyway:
+        refuse_other_inputs(compared)
+    planned = computed_as_then(planned, run, compared)
+    told = [*planned.plan.notes, *(f"not as then: {one}" for one in compared.place)]
+    planned = replace(planned, plan=replace(planned.plan, notes=told))
+    again = _begin(planned, loaded, runs or run.path.parent, listener, on_plan, command)
+    return compare_courses(run.path, again.path, compared.inputs, compared.place)
 
 
 def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | None = None) -> RunFolder:

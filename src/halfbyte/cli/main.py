@@ -16,6 +16,7 @@ from rich.markup import escape
 from halfbyte import __version__
 from halfbyte.cli import doctor, verdicts
 from halfbyte.cli.outlet import output_may_close
+from halfbyte.cli.reproduce import reproduce
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
 from halfbyte.cli.usage import UsageError, asks_for_help, usage_problem
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
@@ -235,6 +236,7 @@ def evaluate(
 app.command()(verdicts.compare)
 app.command()(verdicts.rate)
 app.command()(verdicts.gate)
+app.command()(reproduce)
 app.command()(doctor.doctor)
 
 

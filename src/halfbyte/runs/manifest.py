@@ -124,7 +124,9 @@ def _shown(value: Any) -> str:
 
 # Dotted places in the manifest -> what a person calls them. The longest that fits is taken.
 NAMES = {
-    "recipe.": "", "inputs.data.": "data.", "inputs.split.": "split ", "inputs.template": "template", "inputs.tokenizer": "tokenizer",
+    "recipe.": "", "inputs.data.path.": "data.path, ",
+    "inputs.data.validation_path.": "data.validation_path, ", "inputs.data.test_path.": "data.test_path, ", "inputs.split.": "split ",
+    "inputs.template": "template", "inputs.tokenizer": "tokenizer",
     "inputs.base.config": "base config.json", "inputs.base.weights.": "base weights ", "inputs.base.revision": "base revision",
     "inputs.neutral": "neutral text",
     "inputs.init_from.": "adapter.init_from ", "place.versions.": "version of ", "place.code": "code of halfbyte", "place.machine.": "machine ",
