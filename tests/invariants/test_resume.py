@@ -1,11 +1,13 @@
 """An interrupted run that is resumed ends as the one that was not interrupted: losses, rates, adapter and optimizer, to the bit."""
 
+import shutil
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from halfbyte.data.batches import epoch_steps
+from halfbyte.errors import IntegrityError
 from halfbyte.recipe.schema import Adapter, Train
 from halfbyte.train.checkpoint import load_checkpoint, newest_checkpoint
 from toy_training import Course, random_rows, run_toy, same, toy_plan, trained_tensors
@@ -62,7 +64,7 @@ def go(name, base, path, **how) -> Course:
 
 
 def told(course: Course):
-    return course.told("step", "step", "loss", "learning_rate", "grad_norm", "tokens", "epoch"), course.told("validation", "step", "loss", "best")
+    return course.told("step", "step", "rows", "loss", "learning_rate", "grad_norm", "tokens", "epoch"), course.told("validation", "step", "loss", "best")
 
 
 @pytest.mark.parametrize(("name", "stop"), [
@@ -134,6 +136,35 @@ def test_a_finished_run_that_is_resumed_trains_nothing(base, straight, tmp_path)
     assert (again.told("step", "step"), again.told("validation", "step")) == ([], [])
     assert (again.outcome.steps, again.outcome.stopped) == (TOTAL, "finished")
     assert same(trained_tensors(again.model), trained_tensors(straight("plain").model))
+
+
+def test_a_checkpoint_of_another_run_is_refused(base, tmp_path):
+    """Whole, of the same shapes, and not ours."""
+    go("plain", base, tmp_path, stop_after=3, run_id="mine")
+    assert newest_checkpoint(tmp_path, "mine") == (tmp_path / "step-3", [])
+    path, passed_over = newest_checkpoint(tmp_path, "yours")
+    assert path is None
+    assert "was saved by another run" in passed_over[0]
+    with pytest.raises(IntegrityError, match="was saved by another run"):
+        go("plain", base, tmp_path, resume_from=tmp_path / "step-3", run_id="yours")
+
+
+def test_the_best_checkpoint_is_taken_from_this_run_alone(base, tmp_path):
+    """Guards against a stranger's adapter that would be put in as the best one after the last step."""
+
+    def with_best_at_4(path, **how):
+        losses = iter([1.0, 0.5, 0.9] if "resume_from" not in how else [0.9])
+        return go("plain", base, path, validate=lambda: (next(losses), 1), **how)
+
+    for name in ("mine", "yours"):
+        with_best_at_4(tmp_path / name, stop_after=8, run_id=name)
+    kept = with_best_at_4(tmp_path / "mine", resume_from=tmp_path / "mine" / "step-8", run_id="mine")
+    assert (kept.outcome.best_step, kept.told("note", "message")) == (4, [])
+    shutil.rmtree(tmp_path / "mine" / "step-4")
+    shutil.copytree(tmp_path / "yours" / "step-4", tmp_path / "mine" / "step-4")
+    second = with_best_at_4(tmp_path / "mine", resume_from=tmp_path / "mine" / "step-8", run_id="mine")
+    assert second.outcome.best_step is None
+    assert "step-4 was saved by another run: the adapter of the last step is kept" in second.told("note", "message")[0]
 
 
 def test_rows_of_a_resumed_epoch_are_those_that_were_left():

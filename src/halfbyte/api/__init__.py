@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
 from halfbyte.api.again import compare_inputs, computed_as_then, recipe_again, refuse_other_inputs
+from halfbyte.api.cuts import cut_everywhere, shortened
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
 from halfbyte.api.identity import (
     begin_manifest,
@@ -47,6 +48,7 @@ from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, sco
 from halfbyte.api.watch import Watch
 from halfbyte.budget.forecast import Forecast
 from halfbyte.checks.reproduce import Reproduction, compare_courses
+from halfbyte.checks.resume import ResumeProof
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
@@ -79,7 +81,7 @@ from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
     "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "reproduce",
-    "resume", "scorer_of", "show", "train",
+    "resume", "scorer_of", "show", "train", "verify_resume",
 ]  # fmt: skip
 
 
@@ -209,6 +211,11 @@ def reproduce(
     planned = replace(planned, plan=replace(planned.plan, notes=told))
     again = _begin(planned, loaded, runs or run.path.parent, listener, on_plan, command)
     return compare_courses(run.path, again.path, compared.inputs, compared.place)
+
+
+def verify_resume(loaded: Loaded, steps: int = 6, listener: Listener | None = None) -> ResumeProof:
+    """Trains the first steps of a recipe twice, left alone and cut behind every step, and compares them to the last digit. Leaves nothing."""
+    return cut_everywhere(plan(shortened(loaded, steps), None), listener)
 
 
 def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | None = None) -> RunFolder:

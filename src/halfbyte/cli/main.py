@@ -19,6 +19,7 @@ from halfbyte.cli.outlet import output_may_close
 from halfbyte.cli.reproduce import reproduce
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
 from halfbyte.cli.usage import UsageError, asks_for_help, usage_problem
+from halfbyte.cli.verify import verify_resume
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 
 app = typer.Typer(
@@ -237,6 +238,7 @@ app.command()(verdicts.compare)
 app.command()(verdicts.rate)
 app.command()(verdicts.gate)
 app.command()(reproduce)
+app.command("verify-resume")(verify_resume)
 app.command()(doctor.doctor)
 
 

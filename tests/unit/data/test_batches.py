@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from halfbyte.data import batches as module
-from halfbyte.data.batches import IGNORE, Batch, LabelSum, epoch_steps, in_order, labels_hash, make_batch, row_lengths
+from halfbyte.data.batches import IGNORE, Batch, LabelSum, epoch_steps, in_order, labels_hash, make_batch, row_lengths, rows_digest
 from halfbyte.data.pack import PackedRows, best_fit
 from halfbyte.data.tokens import Tokens
 
@@ -266,3 +266,12 @@ def test_a_row_lost_or_taken_twice_shows():
 def test_the_fingerprint_does_not_change_between_versions():
     """It is stored with prepared data."""
     assert labels_hash([Tokens([5, 6], [False, True], "a", 1)]) == "3e4791de8097aa7ad6898ce7497238e0"
+
+
+def test_the_digest_of_a_step_tells_rows_order_and_labels_and_not_how_the_step_is_split():
+    told = rows_digest(in_order(ROWS[:6], 6, PAD))
+    assert {rows_digest(in_order(ROWS[:6], size, PAD)) for size in (1, 2, 3, 4)} == {told}
+    other_label = replace(ROWS[5], trained=[True, *ROWS[5].trained[1:-1], False])
+    changed = [ROWS[1:7], [ROWS[1], ROWS[0], *ROWS[2:6]], ROWS[:5], [*ROWS[:5], other_label], [*ROWS[:5], replace(ROWS[5], ids=[9, *ROWS[5].ids[1:]])]]
+    assert told not in {rows_digest(in_order(rows, 6, PAD)) for rows in changed}
+    assert len(told) == 16
