@@ -7,6 +7,10 @@ SAME_GRADIENT = 1e-5
 # The same for the loss of a batch, a sum of a few hundred terms.
 SAME_LOSS = 1e-6
 
+# Losses of a few steps whose rows were summed in another order: each step's rounding moves the weights of the next
+# (2e-7 after four steps of the toy).
+SPLIT_LOSS = 2e-6
+
 # exp of a mean of equal float32 losses: log(320) = 5.77 is rounded once (4e-8 relative), exp multiplies that by 5.77.
 PERPLEXITY = 1e-6
 

@@ -131,14 +131,14 @@ def toy_plan(rows: int, section: Train, total: int, eval_steps: int = 4, precisi
 def run_toy(
     folder: Path, checkpoints: Path, rows: list[Tokens], section: Train, plan: Plan, *, adapter: Adapter | None = None, seed: int = 0,
     stop_after: int | None = None, resume_from: Path | None = None, validate: Callable[[], tuple[float, int]] | str | None = "measure",
-    model: nn.Module | None = None, run_id: str | None = None,
+    model: nn.Module | None = None, run_id: str | None = None, device: torch.device = CPU,
 ) -> Course:  # fmt: skip
     """run_training on a fresh toy. `stop_after` asks for a stop after that step, as Ctrl-C does; the course is returned all the same."""
     from halfbyte.errors import Interrupted
 
     model = model or adapted(folder, adapter, seed, precision=plan.precision)
     if plan.computing.layers:
-        place_layers(model, plan.computing.layers, CPU)
+        place_layers(model, plan.computing.layers, device)
     course = Course(model, None)
     held_out = in_order(random_rows([9, 14, 6], seed=99), 2, PAD)
 

@@ -48,6 +48,10 @@ class MachineError(HalfbyteError):
     exit_code = 3
 
 
+class OutOfMemory(MachineError):
+    """Memory ran out, and nothing is left that could give way without changing the mathematics."""
+
+
 class Interrupted(HalfbyteError):
     """Stopped on request; what was saved can be gone on from."""
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -41,7 +40,7 @@ from halfbyte.api.memory import (
     memory_as_json,
     plan_memory,
     tell_peak,
-    what_takes_less,
+    what_would_fit,
     within_budget,
 )
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
@@ -52,7 +51,7 @@ from halfbyte.checks.resume import ResumeProof
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
-from halfbyte.errors import IntegrityError, Interrupted, MachineError, RecipeError
+from halfbyte.errors import IntegrityError, Interrupted, MachineError, OutOfMemory, RecipeError
 from halfbyte.evaluate.compare import compare_runs as compare
 from halfbyte.evaluate.gate import check_promises as gate
 from halfbyte.evaluate.loss import measure_loss
@@ -66,8 +65,9 @@ from halfbyte.model.base import Base, check_rank, check_same_base, find_base
 from halfbyte.model.load import choose_quant, load_tokenizer
 from halfbyte.model.machine import look_at_machine
 from halfbyte.model.precision import DTYPES
+from halfbyte.model.room import AtATime, naming_memory
 from halfbyte.recipe.load import Loaded
-from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan
+from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan, tell_computing
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
@@ -77,6 +77,7 @@ from halfbyte.runs.report import read_events, write_report
 from halfbyte.runs.trackers import check_trackers, open_trackers
 from halfbyte.train.checkpoint import newest_checkpoint
 from halfbyte.train.loop import Hooks, Outcome, run_training
+from halfbyte.train.retry import changed_computing
 from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
@@ -172,7 +173,7 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
     manifest, loaded = check_folder(run)
     loaded = _with_optimizer(loaded, run.read_plan()["optimizer"])
     check_trackers(loaded.recipe.track.report_to)
-    planned = plan(loaded, listener)
+    planned = _computed_as_it_ended(plan(loaded, listener), run)
     _check_same(run, planned)
     check_inputs(run, manifest, planned)
     _check_same_plan(run, planned)
@@ -234,13 +235,22 @@ def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | 
         log = EventLog(run.events, listener)
         if changes:
             log.append({"event": "note", "message": f"measured with {' '.join(changes)}"})
-        with within_budget(planned.machine, planned.plan.computing):
+        with within_budget(planned.machine, planned.plan.computing), naming_memory("while measuring", "close what else needs memory; evaluate.batch_size=1"):
             loaded = load_for(planned.recipe, planned.base, planned.machine, planned.plan)
             _measure(adapt_saved(loaded, str(run.path), planned.machine, planned.plan), run, planned, log)
             tell_peak(log.append, "evaluate", planned.machine)
         log.append({"event": "measured"})
         write_report(run.path)
     return run
+
+
+def _computed_as_it_ended(planned: Planned, run: RunFolder) -> Planned:
+    """What gave way when memory ran out stays so."""
+    computing = changed_computing(planned.plan.computing, read_events(run.events)[0])
+    if computing == planned.plan.computing:
+        return planned
+    notes = [*planned.plan.notes, f"memory ran out in this run, so it goes on as it ended: {tell_computing(computing).value}"]
+    return replace(planned, plan=replace(planned.plan, computing=computing, notes=notes))
 
 
 def _with_optimizer(loaded: Loaded, kept: str) -> Loaded:
@@ -287,18 +297,23 @@ def _run_alone(
     watch.look_back()
     log.append({"event": "run", "name": run.path.name, "base": recipe.base, "versions": versions(), "device": machine.name, "command": command})
     log.append({"event": "data", "ledger": prepared.ledger})
-    measuring = False
+    measuring = ran_out = False
     steps: list[Event] = []
 
     def hear(event: Event) -> None:
+        nonlocal ran_out
         if event["event"] == "step":
             steps.append(event)
+        elif event["event"] == "memory_change" and not ran_out:
+            ran_out = True
+            learn_that_it_ran_out(planned.memory, machine)
         log.append(event)
         watch.hear(event)
 
     try:
-        loaded = load_for(recipe, planned.base, machine, planned.plan)
-        model, adapted = adapt_new(loaded, recipe, machine, planned.plan)
+        with naming_memory("while loading"):
+            loaded = load_for(recipe, planned.base, machine, planned.plan)
+            model, adapted = adapt_new(loaded, recipe, machine, planned.plan)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         log.append({
             "event": "model", "parameters": loaded.parameters, "trainable": trainable, "share_4bit": loaded.share_4bit,
@@ -309,11 +324,14 @@ def _run_alone(
         dtype, pad = DTYPES[planned.plan.precision], pad_id(planned.tokenizer)
         validation = in_order(prepared.validation, planned.plan.computing.micro_batch_size, pad)
 
+        at_a_time = AtATime(planned.plan.computing.micro_batch_size, lambda less: log.append({"event": "memory_change", "phase": "validate", "message": less}))
+
         def validate() -> tuple[float, int]:
-            measured = measure_loss(model, validation, dtype)
+            with naming_memory("while validating"):
+                measured = measure_loss(model, validation, dtype, at_a_time)
             return measured.mean, measured.tokens
 
-        with stop_on_signal(signals) as stop_asked:
+        with stop_on_signal(signals) as stop_asked, naming_memory("in training"):
             hooks = Hooks(validate if validation else None, hear, stop_asked)
             outcome = run_training(
                 model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, prepared.labels,
@@ -324,14 +342,15 @@ def _run_alone(
         run.seal_adapter()
         note_outcome(run, outcome)
         log.append(_choice(outcome, bool(validation)))
-        for note in learn(planned.memory, machine, steps):
+        for note in [] if ran_out else learn(planned.memory, machine, steps):
             log.append({"event": "note", "message": note})
         tell_peak(log.append, "train", machine)
         log.append({"event": "measuring"})
         measuring = True
-        _measure(model, run, planned, log)
+        with naming_memory("while measuring"):
+            _measure(model, run, planned, log)
         note_metrics(run)
-        for note in learn_on_cpu(planned.memory, machine, steps):
+        for note in [] if ran_out else learn_on_cpu(planned.memory, machine, steps):
             log.append({"event": "note", "message": note})
         tell_peak(log.append, "evaluate", machine)
         log.append({
@@ -345,14 +364,16 @@ def _run_alone(
         log.append({"event": "interrupted"})
         write_report(run.path)
         raise Interrupted("stopped before the run was finished") from error
-    except torch.OutOfMemoryError as error:
-        seen = f"out of memory on {machine.name}: {str(error).split(chr(10))[0]}"
-        log.append({"event": "failed", "message": seen})
+    except OutOfMemory as error:
+        log.append({"event": "failed", "message": error.message})
         write_report(run.path)
         if measuring:
-            raise MachineError(seen, hint=f"training is done and kept; halfbyte evaluate {run.path} evaluate.batch_size=1 measures it") from error
+            error.hint = f"training is done and kept; halfbyte evaluate {run.path} measures it in a process of its own, which has more room"
+            raise
         learn_that_it_ran_out(planned.memory, machine)
-        raise MachineError(seen, hint=f"{what_takes_less(machine)}; then halfbyte train again, or --resume where a checkpoint was saved") from error
+        fits = what_would_fit(recipe, planned.base, machine, prepared, planned.memory)
+        error.hint = f"{fits}; then halfbyte train again, or --resume where a checkpoint was saved"
+        raise
     except Exception as error:
         log.append({"event": "failed", "message": str(error)})
         write_report(run.path)
@@ -388,6 +409,7 @@ def _measure(model: nn.Module, run: RunFolder, planned: Planned, log: EventLog) 
         model, tokenizer, answer_marks(tokenizer, prepared.template, planned.base), DTYPES[planned.plan.precision], prepared, recipe.evaluate,
         planned.plan.computing.evaluate_rows, planned.base.context, planned.prompts,
         lambda stage, rows: log.tell({"event": "progress", "stage": stage, "rows": rows}),
+        AtATime(planned.plan.computing.evaluate_rows, lambda less: log.append({"event": "memory_change", "phase": "evaluate", "message": less})),
     )  # fmt: skip
     events: list[Event] = []
     found = measure(subject, events.append)

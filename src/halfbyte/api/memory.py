@@ -220,11 +220,22 @@ def learn_that_it_ran_out(memory: Memory, machine: Machine) -> None:
         remember(machine.name, taken_by(forecast.choice, forecast.target, held, driver, 0.0, ran_out=True))
 
 
-def what_takes_less(machine: Machine) -> str:
-    """What takes less memory. On a GPU the next plan has learned from this run; a budget leaves room for what else needs the GPU."""
-    if machine.device == "cuda":
-        return f"lower data.max_length, or leave room: memory_budget={0.9 * machine.memory_bytes / 1e9:.0f}GB"
-    return "train.batch_size=1 train.gradient_accumulation_steps=... gives the same step; data.max_length, train.gradient_checkpointing=true"
+def what_would_fit(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared, memory: Memory) -> str:
+    """After a run for which nothing was left that could give way. On a GPU the next plan has learned from it, and says whether it fits, or what would."""
+    longest, _ = _lengths(prepared)
+    shorter = f"data.max_length={max(64, longest // 2)}"
+    if machine.device == "cpu":
+        same = "train.batch_size=1 train.gradient_accumulation_steps=... and train.gradient_checkpointing=true give the same step in less"
+        return f"{same}; {shorter} or a smaller base take less still"
+    before = memory.forecast
+    if before is None:
+        return f"{shorter}, or leave room: memory_budget={0.9 * machine.memory_bytes / 1e9:.0f}GB"
+    learned = calibrated(before.target, recall(machine.name), before.shape.family)
+    target = replace(before.target, memory_factor=learned.memory_factor, driver_bytes=learned.driver_bytes)
+    again = make_forecast(recipe, base.config, target, longest, recipe.data.packing != "none")
+    if again.choice is not None:
+        return f"the next plan has learned from this: {again.choice.way.rows} at a time, {again.choice.told()} ({size(again.choice.peak_bytes)})"
+    return refuse(again, recipe).hint
 
 
 def memory_as_json(memory: Memory) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from halfbyte.model.load import load_base, load_tokenizer, set_cpu_repacking
 from halfbyte.model.machine import look_at_machine, torch_device
 from halfbyte.model.placement import place_layers
 from halfbyte.model.precision import DTYPES
+from halfbyte.model.room import AtATime, Tell, naming_memory
 from halfbyte.recipe.plan import Placement
 from halfbyte.recipe.schema import FP4, NF4, NoQuant
 from halfbyte.runs.folder import open_run
 
 # Room for prompt and answer on a base whose config names no length.
 UNNAMED_CONTEXT = 2048
+SHORTER = "shorten the prompts or --max-new-tokens, or close what else needs memory"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     computing = kept.get("computing") or {}
     away = [layer["weights"] == "cpu" for layer in computing.get("layers", [])] if machine.device == "cuda" else []
     device = torch.device("cpu") if any(away) and computing["load_on_cpu"] else torch_device(machine)
-    model = load_adapter(load_base(base, _quant(kept["quant"]), precision, device).model, str(path))
-    if any(away):  # layers that had no room in training have none now
-        place_layers(model, [Placement("cpu", "recomputed") if one else Placement() for one in away], torch_device(machine))
-        model.eval()
+    with naming_memory("while loading", "close what else needs memory"):
+        model = load_adapter(load_base(base, _quant(kept["quant"]), precision, device).model, str(path))
+        if any(away):  # layers that had no room in training have none now
+            place_layers(model, [Placement("cpu", "recomputed") if one else Placement() for one in away], torch_device(machine))
+            model.eval()
     if fast_cpu:
         set_cpu_repacking(model, on=True)
     template = Template(**kept["template"])
@@ -66,16 +69,22 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
 
 
 def answer_all(
-    tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8, on_batch: Callable[[list[str], list[str]], None] | None = None
-) -> list[str]:
-    """One answer to each prompt, by batched decoding; `on_batch` gets prompts and answers as they come. A prompt without room is refused before the first."""
+    tuned: Tuned, prompts: list[str], sampling: Sampling, batch_size: int = 8, on_batch: Callable[[list[str], list[str]], None] | None = None,
+    tell: Tell | None = None,
+) -> list[str]:  # fmt: skip
+    """One answer to each prompt, by batched decoding; `on_batch` gets prompts and answers as they come. A prompt without room is refused before the first.
+
+    `tell` hears that memory ran out, and that fewer are answered at a time.
+    """
     ids = [prompt_ids([{"role": "user", "content": prompt}], tuned.template, tuned.tokenizer) for prompt in prompts]
     for number, prompt in enumerate(ids, 1):
         _check_room(f"prompt {number}", len(prompt), tuned, sampling)
     answers: list[str] = []
+    at_a_time = AtATime(batch_size, tell)
     for start in range(0, len(ids), batch_size):
         drawn = replace(sampling, seed=sampling.seed + start)  # batches draw apart from one another
-        said = generate_batch(tuned.model, ids[start : start + batch_size], tuned.marks, drawn, tuned.dtype, batch_size)
+        with naming_memory("while answering", SHORTER):
+            said = generate_batch(tuned.model, ids[start : start + batch_size], tuned.marks, drawn, tuned.dtype, batch_size, at_a_time)
         answers += [tuned.tokenizer.decode(answer, skip_special_tokens=True) for answer in said]
         if on_batch:
             on_batch(prompts[start : start + batch_size], answers[start:])
@@ -91,7 +100,8 @@ def reply(tuned: Tuned, messages: list[Message], sampling: Sampling, show: Calla
         forgotten += 2  # a whole turn: what was asked and what was answered
         ids = prompt_ids(messages[forgotten:], tuned.template, tuned.tokenizer)
     _check_room("the prompt", len(ids), tuned, sampling)
-    answer = generate_stream(tuned.model, ids, tuned.marks, sampling, tuned.dtype, tuned.tokenizer, show)
+    with naming_memory("while answering", SHORTER):
+        answer = generate_stream(tuned.model, ids, tuned.marks, sampling, tuned.dtype, tuned.tokenizer, show)
     return tuned.tokenizer.decode(answer, skip_special_tokens=True), forgotten
 
 
@@ -99,7 +109,8 @@ def classify(path: Path, texts: list[str], batch_size: int = 16) -> list[scoring
     """The class of each text with its confidence, by the scorer that evaluation fitted. Raises DataError for a run without one."""
     scorer = scorer_of(path)
     tuned = open_tuned(path, fast_cpu=False)
-    return scoring.classify(tuned.model, tuned.tokenizer, tuned.template, scorer, texts, tuned.dtype, tuned.context, tuned.marks.pad, batch_size)
+    with naming_memory("while classifying", "shorten the texts, or close what else needs memory"):
+        return scoring.classify(tuned.model, tuned.tokenizer, tuned.template, scorer, texts, tuned.dtype, tuned.context, tuned.marks.pad, batch_size)
 
 
 def scorer_of(path: Path) -> scoring.Scorer:

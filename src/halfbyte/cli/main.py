@@ -308,7 +308,9 @@ def generate(
             done += len(part)
             screen.print(f"{done} of {len(prompts)} answered", highlight=False)
 
-        api.answer_all(tuned, prompts, Sampling(max_new_tokens, temperature, seed=seed), batch_size, take)
+        api.answer_all(
+            tuned, prompts, Sampling(max_new_tokens, temperature, seed=seed), batch_size, take, lambda less: screen.print(escape(less), style="yellow")
+        )
     screen.print(f"Written to [bold]{escape(str(output))}[/]")
 
 

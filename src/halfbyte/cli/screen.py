@@ -207,9 +207,9 @@ class Screen:
             self._step(event)
         elif kind == "validation":
             self.validation = f"{event['loss']:.3f} (step {event['step']})"
-        elif kind in ("skipped", "note", "resume"):
+        elif kind in ("skipped", "note", "resume", "memory_change"):
             where = f" step {event['step']}" if "step" in event else ""
-            self.print(f"[yellow]{kind}[/]{where} {escape(printable(event.get('reason') or event.get('message') or ''))}", highlight=False)
+            self.print(f"[yellow]{kind.replace('_', ' ')}[/]{where} {escape(printable(event.get('reason') or event.get('message') or ''))}", highlight=False)
         elif kind == "measuring":
             self._close_bar()
             self.print("measuring base against tuned on the held-out rows ...")

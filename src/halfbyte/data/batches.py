@@ -30,6 +30,11 @@ class Batch:
     lengths: tuple[int, ...]  # (B,) without padding
     positions: Tensor | None = None  # (B, T) int64, 0 in padding; None where no row is packed
     documents: Tensor | None = None  # (B, T) int64, -1 in padding; None where no row is packed
+    origins: tuple[str, ...] = ()  # (B,) file:line of each row, of the first document of a packed one
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of its rows, as wide as before."""
+        return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
 
     def to(self, device: torch.device) -> "Batch":
         tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -54,14 +59,15 @@ def make_batch(rows: Sequence[Tokens], pad_id: int) -> Batch:
     for index, row in enumerate(rows):
         ids[index, : lengths[index]] = torch.tensor(row.ids)
         labels[index, : lengths[index]] = torch.tensor(_labels(row))
+    origins = tuple(f"{row.file}:{row.line}" for row in rows)
     if not any(len(row.documents) > 1 for row in rows):
-        return Batch(ids, labels, lengths)
+        return Batch(ids, labels, lengths, origins=origins)
     positions, documents = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
     for index, row in enumerate(rows):
         for number, (start, end) in enumerate(_documents(row)):
             positions[index, start:end] = torch.arange(end - start)
             documents[index, start:end] = number
-    return Batch(ids, labels, lengths, positions, documents)
+    return Batch(ids, labels, lengths, positions, documents, origins)
 
 
 def row_lengths(rows: Sequence[Tokens]) -> np.ndarray:

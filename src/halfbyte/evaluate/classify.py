@@ -33,6 +33,7 @@ from halfbyte.evaluate.calibration import Calibration, calibrate
 from halfbyte.evaluate.loss import evaluating
 from halfbyte.model.isolation import SAME_LOSS
 from halfbyte.model.precision import compute_in
+from halfbyte.model.room import AtATime
 from halfbyte.runs.folder import write_whole
 from halfbyte.train.step import batch_logits
 
@@ -162,17 +163,25 @@ def answer_ids(classes: Sequence[str], template: Template, encoder: Encoder) -> 
 
 
 @torch.no_grad()
-def label_scores(model: nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]], dtype: torch.dtype, batch_size: int, pad_id: int) -> np.ndarray:
-    """(N, C) float64: log p(answer | prompt), summed over the ids of the answer. In eval mode, and back in the model's own mode afterwards."""
+def label_scores(
+    model: nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]], dtype: torch.dtype, batch_size: int, pad_id: int,
+    at_a_time: AtATime | None = None,
+) -> np.ndarray:  # fmt: skip
+    """(N, C) float64: log p(answer | prompt), summed over the ids of the answer. In eval mode, and back in the model's own mode afterwards.
+
+    Once memory has run out fewer prompts are computed at a time, which `at_a_time` tells and keeps.
+    """
     if not all(prompts) or not all(answers):
         raise DataError("a prompt or a class has no tokens, so there is nothing to score", hint="leave empty texts out")
     scores = np.zeros((len(prompts), len(answers)))
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     with evaluating(model):
         score = _score_together if order and _can_score_together(model, [prompts[order[0]], prompts[order[-1]]], answers, dtype, pad_id) else _score_apart
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            scores[batch] = score(model, [prompts[number] for number in batch], answers, dtype, pad_id)
+
+        def score_some(some: list[int]) -> None:
+            scores[some] = score(model, [prompts[number] for number in some], answers, dtype, pad_id)
+
+        (at_a_time or AtATime(batch_size)).each(order, score_some, batch_size)
     if np.isnan(scores).any():
         number = int(np.flatnonzero(np.isnan(scores).any(axis=1))[0])
         raise ModelError(

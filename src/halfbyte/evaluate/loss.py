@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from halfbyte.budget.phases import MOST_LOGITS
 from halfbyte.data.batches import IGNORE, Batch, make_batch, row_lengths
 from halfbyte.data.tokens import Tokens
+from halfbyte.model.room import AtATime
 from halfbyte.train.step import batch_logits, summed_loss
 
 
@@ -46,25 +47,33 @@ class RowLosses:
 
 @torch.no_grad()
 def row_losses(
-    model: nn.Module, rows: Sequence[Tokens], dtype: torch.dtype, batch_size: int, pad_id: int, progress: Callable[[int, int], None] | None = None
-) -> RowLosses:
+    model: nn.Module, rows: Sequence[Tokens], dtype: torch.dtype, batch_size: int, pad_id: int, progress: Callable[[int, int], None] | None = None,
+    at_a_time: AtATime | None = None,
+) -> RowLosses:  # fmt: skip
     """Every supervised token once, in eval mode. `progress` hears how many rows are done, and of how many.
 
     Rows of like length are computed together, the longest first, so that little is padded and what does not fit into memory
-    fails at once. A batch has at most `batch_size` rows and, unless it is a single one, MOST_LOGITS logits.
+    fails at once. A batch has at most `batch_size` rows and, unless it is a single one, MOST_LOGITS logits; fewer once memory has run out,
+    which `at_a_time` tells and keeps.
     """
     device = next(model.parameters()).device
     loss, tokens = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
     most_tokens = MOST_LOGITS // model.config.get_text_config().vocab_size
     done = 0
+
+    def look(members: list[int]) -> None:
+        nonlocal done
+        batch = make_batch([rows[index] for index in members], pad_id).to(device)
+        loss[members] = _summed_by_row(batch_logits(model, batch, dtype), batch.labels).cpu().numpy()
+        tokens[members] = (batch.labels[:, 1:] != IGNORE).sum(1).cpu().numpy()
+        done += len(members)
+        if progress:
+            progress(done, len(rows))
+
+    at_a_time = at_a_time or AtATime(batch_size)
     with evaluating(model):
         for members in _by_length(row_lengths(rows), batch_size, most_tokens):
-            batch = make_batch([rows[index] for index in members], pad_id).to(device)
-            loss[members] = _summed_by_row(batch_logits(model, batch, dtype), batch.labels).cpu().numpy()
-            tokens[members] = (batch.labels[:, 1:] != IGNORE).sum(1).cpu().numpy()
-            done += len(members)
-            if progress:
-                progress(done, len(rows))
+            at_a_time.each(members.tolist(), look)
     return RowLosses(loss, tokens)
 
 
@@ -74,15 +83,21 @@ def perplexity_scores(losses: RowLosses) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure_loss(model: nn.Module, batches: Sequence[Batch], dtype: torch.dtype) -> Loss:
-    """Every labelled token of the batches once, in eval mode."""
+def measure_loss(model: nn.Module, batches: Sequence[Batch], dtype: torch.dtype, at_a_time: AtATime | None = None) -> Loss:
+    """Every labelled token of the batches once, in eval mode; in parts of a batch once memory has run out, which `at_a_time` keeps."""
     device = next(model.parameters()).device
     total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
+    at_a_time = at_a_time or AtATime(max((len(batch.ids) for batch in batches[:1]), default=1))
     with evaluating(model):
         for batch in batches:
-            batch = batch.to(device)
-            total += summed_loss(batch_logits(model, batch, dtype), batch.labels).double()
-            tokens += batch.supervised
+
+            def look(rows: range, batch: Batch = batch) -> None:
+                nonlocal total, tokens
+                part = (batch if len(rows) == len(batch.ids) else batch.part(slice(rows.start, rows.stop))).to(device)
+                total += summed_loss(batch_logits(model, part, dtype), part.labels).double()
+                tokens += part.supervised
+
+            at_a_time.each(range(len(batch.ids)), look)
     return Loss(float(total) / tokens if tokens else math.nan, tokens)
 
 

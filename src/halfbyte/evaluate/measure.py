@@ -43,6 +43,7 @@ from halfbyte.evaluate.windows import sliding_windows
 from halfbyte.generate.engine import Answer as Said
 from halfbyte.generate.engine import Marks, Sampling, generate_answers
 from halfbyte.model.adapter import without_adapter
+from halfbyte.model.room import AtATime
 from halfbyte.recipe.schema import ChatData, Evaluate, LabelData, SettledData, StructureData, TextData
 
 Result = TypeVar("Result")
@@ -76,6 +77,8 @@ class Subject:
     """Of the recipe, or the first held-out ones: answered side by side."""
     tell: Callable[[str, int], None]
     """Hears what is measured and how many rows of it are done."""
+    at_a_time: AtATime | None = None
+    """Keeps how many rows there is room for, once memory has run out."""
 
     @property
     def template(self) -> Template:
@@ -89,7 +92,11 @@ class Subject:
 
     def losses(self, what: str, rows: Sequence[Tokens]) -> tuple[RowLosses, RowLosses]:
         """Raises ModelError where a model has no finite loss: such a figure is not left out, it is what is wrong."""
-        found = self.both(what, lambda told: row_losses(self.model, rows, self.dtype, self.batch_size, self.marks.pad, lambda done, _: told(done)))
+
+        def ask(told: Callable[[int], None]) -> RowLosses:
+            return row_losses(self.model, rows, self.dtype, self.batch_size, self.marks.pad, lambda done, _: told(done), self.at_a_time)
+
+        found = self.both(what, ask)
         for side, losses in zip(SIDES, found, strict=True):
             if not np.isfinite(losses.loss).all():
                 row = rows[int(np.flatnonzero(~np.isfinite(losses.loss))[0])]
@@ -99,7 +106,7 @@ class Subject:
 
     def answers(self, what: str, prompts: list[list[int]]) -> tuple[list[Said], list[Said]]:
         sampling = Sampling(self.settings.max_new_tokens, repetition_penalty=self.settings.repetition_penalty)
-        return self.both(what, lambda told: generate_answers(self.model, prompts, self.marks, sampling, self.dtype, self.batch_size, told))
+        return self.both(what, lambda told: generate_answers(self.model, prompts, self.marks, sampling, self.dtype, self.batch_size, told, self.at_a_time))
 
     def text_of(self, said: Said) -> str:
         text = self.tokenizer.decode(said.ids, skip_special_tokens=True)
@@ -201,7 +208,8 @@ def _classes(subject: Subject, section: LabelData, log: Callable[[Event], None])
     def judge(told: Callable[[int], None]) -> tuple[Scorer, np.ndarray]:
         scores = {}
         for part, asked in prompts.items():
-            scores[part] = label_scores(subject.model, asked, answers, subject.dtype, min(subject.batch_size, MOST_PROMPTS), subject.marks.pad)
+            rows = min(subject.batch_size, MOST_PROMPTS)
+            scores[part] = label_scores(subject.model, asked, answers, subject.dtype, rows, subject.marks.pad, subject.at_a_time)
             told(len(asked))
         scorer = fit_scorer(known, scores["validation"], chosen_on, subject.template.instruction, subject.settings.wanted_accuracy)
         return scorer, scorer.probabilities(scores["test"])

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from halfbyte.errors import DataError
 from halfbyte.model.precision import compute_in
+from halfbyte.model.room import AtATime
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,41 @@ def generate_answers(
     dtype: torch.dtype,
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
+    at_a_time: AtATime | None = None,
 ) -> list[Answer]:
-    """One answer a prompt, in order. Prompts of about one length share a batch, the longest first: what does not fit is known at once."""
+    """One answer a prompt, in order. Prompts of about one length share a batch, the longest first: what does not fit is known at once.
+
+    Once memory has run out fewer are answered at a time, which `at_a_time` tells and keeps.
+    """
     answers: list[Answer] = [Answer([], ended=False)] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    done = 0
     with _ready(model, marks, sampling) as settings:
-        for start in range(0, len(order), batch_size):
-            some = order[start : start + batch_size]
+
+        def answer_some(some: list[int]) -> None:
+            nonlocal done
             for index, answer in zip(some, _decode(model, [prompts[index] for index in some], marks, sampling, settings, dtype), strict=True):
                 answers[index] = answer
+            done += len(some)
             if progress:
-                progress(start + len(some))
+                progress(done)
+
+        (at_a_time or AtATime(batch_size)).each(order, answer_some)
     return answers
 
 
 def generate_batch(
-    model: PreTrainedModel, prompts: list[list[int]], marks: Marks, sampling: Sampling, dtype: torch.dtype, batch_size: int = 8
-) -> list[list[int]]:
-    """One answer a prompt, in order, without the prompt and without the end mark."""
+    model: PreTrainedModel, prompts: list[list[int]], marks: Marks, sampling: Sampling, dtype: torch.dtype, batch_size: int = 8,
+    at_a_time: AtATime | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """One answer a prompt, in order, without the prompt and without the end mark; fewer at a time once memory has run out, which `at_a_time` keeps."""
     answers: list[list[int]] = []
     with _ready(model, marks, sampling) as settings:
-        for start in range(0, len(prompts), batch_size):
-            answers += [answer.ids for answer in _decode(model, prompts[start : start + batch_size], marks, sampling, settings, dtype)]
+
+        def answer_some(some: list[list[int]]) -> None:
+            answers.extend(answer.ids for answer in _decode(model, some, marks, sampling, settings, dtype))
+
+        (at_a_time or AtATime(batch_size)).each(prompts, answer_some)
     return answers
 
 

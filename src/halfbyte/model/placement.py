@@ -71,6 +71,22 @@ def place_layers(model: nn.Module, placements: Sequence[Placement], device: torc
             _adapt_inputs_as_they_are(layer)
 
 
+def can_recompute(model: nn.Module) -> bool:
+    """Whether place_layers has been here, and transformers can recompute every layer."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return all(isinstance(layer, GradientCheckpointingLayer) and hasattr(layer, "_gradient_checkpointing_func") for layer in decoder_layers(model))
+
+
+def place_activations(model: nn.Module, placements: Sequence[Placement], device: torch.device) -> None:
+    """Changes, between steps, what becomes of the activations of a model that place_layers has placed. Weights stay where they are."""
+    inputs = WaitingInputs(device)
+    for layer, placement in _placed(model, placements):
+        fetch = cast(Any, layer)._gradient_checkpointing_func.args[0]
+        layer.gradient_checkpointing = placement.activations != "kept"
+        layer._gradient_checkpointing_func = partial(_run_twice, fetch, inputs.away if placement.activations == "cpu" else _stays)
+
+
 @contextmanager
 def recomputing(model: nn.Module, on: bool) -> Iterator[None]:
     """Inside, every layer's activations are recomputed in the backward pass, or no layer's; then each is as it was placed.

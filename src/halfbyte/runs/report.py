@@ -173,7 +173,7 @@ def memory_of(log: Log, plan: dict[str, Any], peak: Any) -> dict[str, Any]:
     known = [taken for taken in (number(peak), *measured.values()) if taken is not None]
     return {
         "budget_bytes": number(planned.get("budget_bytes")), "predicted_bytes": number(plan.get("predicted_bytes")),
-        "measured_bytes": max(known, default=None), "phases": phases,
+        "measured_bytes": max(known, default=None), "phases": phases, "changes": [without_stamp(row) for row in log.rows["memory_change"].values()],
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from halfbyte.runs.events import Event
 
 ROW_KEY = {
     "step": ("step",), "validation": ("step",), "skipped": ("step",), "perplexity": ("model",), "generation": ("row", "prompt"),
-    "comparison": ("group", "metric"), "memory": ("phase",),
+    "comparison": ("group", "metric"), "memory": ("phase",), "memory_change": ("message",),
 }  # fmt: skip
 """Kinds of which there are many, and what tells one row from the next: a later line with the same key replaces the earlier."""
 STATUS_AFTER = {"run": "unfinished", "resume": "unfinished", "end": "finished", "measured": "finished", "interrupted": "interrupted", "failed": "failed"}
@@ -93,7 +93,7 @@ def settle(events: list[Event]) -> Log:
         elif kind == "generation" and generations_are_old:
             log.rows["generation"].clear()
             generations_are_old = False
-        if kind == "note":
+        if kind in ("note", "memory_change"):
             log.notes.append(event["message"])
         if kind not in ROW_KEY:
             log.latest[kind] = event

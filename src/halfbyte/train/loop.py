@@ -21,6 +21,7 @@ from halfbyte.recipe.plan import Plan
 from halfbyte.recipe.schema import Train
 from halfbyte.train.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from halfbyte.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from halfbyte.train.retry import Room
 from halfbyte.train.step import train_step
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def run_training(
     optimizer = make_optimizer(plan.optimizer, model.parameters(), section.learning_rate, section.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     torch.manual_seed(seed)  # dropout
-    at_a_time = plan.computing.micro_batch_size
+    room = Room(model, optimizer, scaler, plan.computing, section.gradient_checkpointing is not False, hooks.log)
     progress = Progress()
     if resume_from is not None:
         progress = _restore(load_checkpoint(resume_from, run_id), model, optimizer, scaler)
@@ -114,7 +115,8 @@ def run_training(
     began = time.monotonic() - progress.seconds
     while progress.step < plan.total_steps and not given_up():
         epoch, done = divmod(progress.step, plan.steps_per_epoch)
-        for batches in epoch_steps(rows, at_a_time, plan.computing.gradient_accumulation_steps, pad_id, seed, epoch, done):
+        at_a_time, times = room.computing.micro_batch_size, room.computing.gradient_accumulation_steps
+        for batches in epoch_steps(rows, at_a_time, times, pad_id, seed, epoch, done):
             step = progress.step + 1
             if not isolated and any(batch.positions is not None for batch in batches):
                 check_isolation(model, dtype)
@@ -122,7 +124,9 @@ def run_training(
             rate = learning_rate_at(step, section.learning_rate, section.schedule, plan.warmup_steps, plan.total_steps)
             set_learning_rate(optimizer, rate)
             started = time.monotonic()
-            result = train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler)
+            result = room.attempt(step, batches, lambda batches: train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler))
+            if result is None:  # memory ran out: the same step again, computed in less
+                break
             if device.type == "cuda":
                 torch.cuda.synchronize()
             took = time.monotonic() - started

@@ -44,7 +44,7 @@ def words_of(page: str) -> str:
 def test_phases_stand_beside_what_they_took(tmp_path):
     report = write_report(gpu_run(tmp_path))
     assert report["memory"] == {
-        "budget_bytes": 24 * GB, "predicted_bytes": 22 * GB, "measured_bytes": 21 * GB,
+        "budget_bytes": 24 * GB, "predicted_bytes": 22 * GB, "measured_bytes": 21 * GB, "changes": [],
         "phases": [
             {"name": "load", "predicted_bytes": 5_500_000_000, "measured_bytes": 5 * GB},
             {"name": "step", "predicted_bytes": 22 * GB, "measured_bytes": 21 * GB},
