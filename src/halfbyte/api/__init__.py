@@ -125,6 +125,8 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
     notes = [*loaded.notes, *prepared.notes]
     if recipe.data.licence is None and recipe.base != "embedded":
         notes.append("data.licence is not stated: whoever publishes the model must know what it was made of")
+    if "auto_map" in base.config:
+        notes.append("the base names code of its own (auto_map), which is not run: transformers' own class is used")
     prompts = recipe.evaluate.prompts or prepared.held_out_prompts
     if longest:
         fitting = _fitting_prompts(recipe, prompts, prepared.template, tokenizer, longest - recipe.evaluate.max_new_tokens)

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from rich.markup import escape
+
 from halfbyte import api
 from halfbyte.cli.screen import error_console, printable
 from halfbyte.errors import DataError
@@ -42,7 +44,7 @@ def converse(run: Path, sampling: Sampling) -> None:
         try:
             answer, forgotten = api.reply(tuned, asked, sampling, _show)
         except DataError as error:
-            notices.print(f"{error.message}; {error.hint}", style="yellow")
+            notices.print(escape(printable(f"{error.message}; {error.hint}")), style="yellow")
             continue
         except KeyboardInterrupt:
             print()

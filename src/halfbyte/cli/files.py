@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from halfbyte.data.files import Source, open_source
 from halfbyte.errors import DataError, MachineError
 
 Write = Callable[..., None]  # a list of texts for each column
-# A spreadsheet takes a cell that begins so for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a cell that begins so for a formula, in full-width forms too; and where a list separator is a semicolon or a tab, what stands behind one
+# is a cell of its own. A line end inside a cell is left alone unless a formula follows it: lists of answers begin their lines with a dash.
+FORMULA = re.compile(r"(?:\A|(?<=[;\t]))(?=[=+\-@\t\r＝＋－＠])|(?<=[\r\n])(?=[=@＝＠])")
 
 
 def read_prompts(file: Path) -> list[str]:
@@ -44,8 +46,8 @@ def _column(source: Source, file: Path) -> list[str]:
 def write_answers(file: Path, columns: Sequence[str] = ("prompt", "response")) -> Iterator[Write]:
     """Opens a new file at once, so that a name that is taken is told before anything is computed; written as answers come, column by column.
 
-    Where no answer comes, because the run is not there for instance, no file is left. In .csv a cell that begins with = + - @, a tab
-    or a carriage return gets an apostrophe in front, for a spreadsheet would run it as a formula; .jsonl keeps it as it is.
+    Where no answer comes, because the run is not there for instance, no file is left. In .csv what a spreadsheet would run as a formula (= + - @,
+    a tab or a carriage return where a cell begins) gets an apostrophe in front; .jsonl keeps it as it is.
     """
     kind = file.suffix.lower()
     if kind not in (".jsonl", ".csv"):
@@ -77,7 +79,7 @@ def write_answers(file: Path, columns: Sequence[str] = ("prompt", "response")) -
 
 
 def _no_formula(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
+    return FORMULA.sub(lambda found: f"{found[0]}'", cell)
 
 
 def _checked(prompt: object, where: str) -> str:

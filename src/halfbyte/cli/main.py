@@ -21,6 +21,7 @@ from halfbyte.cli.screen import Screen, called, error_console, print_json, print
 from halfbyte.cli.usage import UsageError, asks_for_help, usage_problem
 from halfbyte.cli.verify import verify_resume
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
+from halfbyte.redaction import hide_in_logs, hide_secrets
 
 app = typer.Typer(
     name="halfbyte", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -73,7 +74,7 @@ def new(
     from halfbyte.data.look import run_name, write_recipe_for
 
     target = output or Path(f"{run_name(file)}.yaml")
-    if target.exists():
+    if os.path.lexists(target):  # a link that leads nowhere would be written through
         raise DataError(f"{target} exists and is left as it is", hint="choose another name with --output")
     words = [*(stated or []), *([f"data.licence={json_text(licence)}"] if licence else [])]
     with Screen() as screen:
@@ -82,8 +83,8 @@ def new(
         target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise MachineError(f"{target}: cannot be written: {error.strerror}", hint="choose another place with --output") from error
-    typer.echo(text)
-    typer.echo(f"Written to {target}. Next: {called()} train {shlex.quote(str(target))}")
+    typer.echo(printable(text))
+    typer.echo(printable(f"Written to {target}. Next: {called()} train {shlex.quote(str(target))}"))
 
 
 @app.command()
@@ -142,7 +143,7 @@ def show(
     loaded = load_data_or_recipe(file, overrides)
     if line is not None and stage is Stage.batch:
         raise RecipeError("--line: a batch has no line of its own", hint="use --stage tokens for one row, or leave --line out")
-    if html is not None and html.exists():
+    if html is not None and os.path.lexists(html):
         raise DataError(f"{html} exists and is left as it is", hint="choose another name with --html")
     from halfbyte import api
     from halfbyte.data.show import to_page
@@ -156,7 +157,7 @@ def show(
         html.write_text(to_page(shown, f"{loaded.recipe.name}: {stage.value}", facts, stage.value), encoding="utf-8")
     except OSError as error:
         raise MachineError(f"{html}: cannot be written: {error.strerror}", hint="choose another place with --html") from error
-    typer.echo(f"Written to {html}")
+    typer.echo(printable(f"Written to {html}"))
 
 
 @app.command()
@@ -330,8 +331,11 @@ def main() -> None:
     # Idle OpenMP threads that spin take the cores from the next process: two runs at once were 37 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # nothing here forks
+    # transformers would ask a service to convert a base that has pickles only.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     # One library telling another that a name of theirs will change: nothing a user can act on.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    hide_in_logs()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except UsageError as error:
@@ -347,7 +351,7 @@ def main() -> None:
         _tell(MachineError(f"the computer's memory ran out{f': {error}' if str(error) else ''}", hint="close other programs, or use less data at a time"))
         sys.exit(MachineError.exit_code)
     except Exception:  # noqa: BLE001 - the last place: told as our bug, with the traceback and exit code 1
-        traceback.print_exc()
+        sys.stderr.write(hide_secrets(traceback.format_exc()))
         error_console().print("This is a bug of halfbyte, not of your input: please report it with the lines above.", style="bold red")
         sys.exit(1)
 
@@ -355,9 +359,9 @@ def main() -> None:
 def _tell(error: HalfbyteError) -> None:
     with output_may_close(lambda _: None):
         console = error_console()
-        console.print(escape(printable(error.message)), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
+        console.print(escape(printable(hide_secrets(error.message))), style="bold red" if error.exit_code != 4 else "bold yellow", highlight=False)
         if error.hint:
-            console.print("hint: " + escape(printable(error.hint)), highlight=False)
+            console.print("hint: " + escape(printable(hide_secrets(error.hint))), highlight=False)
 
 
 def _command() -> str:

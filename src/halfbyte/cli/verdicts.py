@@ -95,7 +95,7 @@ def gate(
     lines = "\n".join(promise.line for promise in promises)
     if not all(promise.kept for promise in promises):
         raise PromiseError(lines, hint=f"{run / 'report.html'} has the figures")
-    typer.echo(lines)
+    typer.echo(printable(lines))
 
 
 def evaluate_tasks(run: Path, tasks: str, include: Path | None = None, limit: int | None = None, batch_size: int = 8) -> None:

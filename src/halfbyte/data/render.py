@@ -21,6 +21,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from halfbyte.data.metered import TemplateTooLarge, metered
 from halfbyte.data.probe import EVERY_SORT, Asked, Probe, concat, plain
 from halfbyte.data.records import Message, Record
 from halfbyte.errors import DataError, ModelError
@@ -122,9 +123,13 @@ class _Writer:
         self.first_letters = {mark[0] for mark in marks}
         self.forms: dict[tuple[str, ...], Form | None] = {}
         if template.kind == "chat":
-            environment = _compile_jinja_template(source).environment.overlay()
-            environment.concat = concat
-            self.compiled = environment.from_string(source)
+            try:
+                # Not compiled there: what is constant is computed when a template is compiled.
+                self.environment = metered(_compile_jinja_template("").environment)
+                self.environment.concat = concat  # type: ignore[method-assign]
+                self.compiled = self.environment.from_string(source)
+            except TemplateError as error:
+                raise ModelError(f"the chat template of this base cannot be read: {error}", hint=OWN_FORM) from error
 
     def write(self, record: Record, loss: str) -> list[Piece]:
         where = f"{record.file}:{record.line}: "
@@ -259,7 +264,10 @@ class _Writer:
         """`asks`: it ends where the answer begins."""
         try:
             return self._fill_unguarded(roles, contents, asks)
-        except (TemplateError, TypeError, ValueError) as error:
+        except (TemplateTooLarge, RecursionError, MemoryError) as error:
+            said = str(error) or "it takes more memory than there is"
+            raise ModelError(f"{where}the chat template of this base does what no honest one needs: {said}", hint=OWN_FORM) from error
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
             hint = "data.prompt_template writes another"
             if roles[0] == "system" and self._can_fill(roles[1:], contents[1:], asks):
                 raise DataError(f"{where}the chat template of this base knows no system text ({error})", hint=FOLD) from error
@@ -268,11 +276,12 @@ class _Writer:
     def _can_fill(self, roles: tuple[str, ...], contents: Sequence[str], asks: bool) -> bool:
         try:
             self._fill_unguarded(roles, contents, asks)
-        except (TemplateError, TypeError, ValueError):
+        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError):
             return False
         return True
 
     def _fill_unguarded(self, roles: tuple[str, ...], contents: Sequence[str], asks: bool) -> str:
+        self.environment.meter.reset()
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents)]
         return plain(self.compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=asks, **self.names))
 

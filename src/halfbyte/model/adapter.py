@@ -12,6 +12,7 @@ from torch import nn
 from halfbyte.errors import ModelError
 from halfbyte.model.base import Base
 from halfbyte.model.load import falcon_linears_are_linears
+from halfbyte.model.vetting import pickled_adapter, vet_adapter
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import Adapter
 
@@ -80,6 +81,8 @@ def adapter_folder(source: str) -> Path:
     for folder in (Path(source) / "adapter", Path(source)):
         if all((folder / name).is_file() for name in ADAPTER_FILES):
             return folder
+    if pickled := pickled_adapter(Path(source)):
+        raise pickled
     raise ModelError(f"{source}: no adapter there; expected {' and '.join(ADAPTER_FILES)}", hint="give a run folder, such as runs/quickstart")
 
 
@@ -161,6 +164,7 @@ def _read_saved(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    vet_adapter(folder)
     try:
         config, stored = PeftConfig.from_pretrained(str(folder)), load_file(folder / ADAPTER_FILES[0])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

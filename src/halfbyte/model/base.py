@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from halfbyte.errors import IntegrityError, MachineError, ModelError, RecipeError
+from halfbyte.model.vetting import vet_config, vet_folder
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "base"
@@ -91,8 +92,7 @@ def _from_folder(name: str, folder: Path) -> Base:
     except ValueError as error:
         raise ModelError(f"{file}: not JSON: {error}", hint="download the model again") from error
     _check(name, config)
-    if not list(folder.glob("*.safetensors")) and list(folder.glob("*.bin")):
-        raise ModelError(f"base: {folder} has only .bin weights, which may run code when loaded", hint="ask for safetensors, or convert them")
+    vet_folder(str(folder), folder)
     return Base(name, str(folder), None, config, _fingerprint(folder))
 
 
@@ -187,6 +187,7 @@ def _check(name: str, config: dict[str, Any]) -> None:
     """Refuses by name what this path cannot train."""
     if not isinstance(config, dict):
         raise ModelError(f"base: config.json of {name} holds no settings", hint="download the model again")
+    vet_config(name, config)
     method = str((config.get("quantization_config") or {}).get("quant_method", "")).lower()
     if method and method != "bitsandbytes":
         raise ModelError(

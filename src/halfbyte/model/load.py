@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from halfbyte.errors import MachineError, ModelError
 from halfbyte.model.base import Base
 from halfbyte.model.machine import check_bitsandbytes
 from halfbyte.model.precision import DTYPES
+from halfbyte.model.vetting import INDEX, vet_index
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import FP4, NF4, NoQuant
 
@@ -46,6 +48,9 @@ def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            seen = f"base: the tokenizer of {base.name} needs its own code, which is not run here"
+            raise ModelError(seen, hint="give a model whose tokenizer transformers knows") from error
         raise ModelError(f"base: {base.name} has no tokenizer that can be loaded: {_first_line(error)}", hint="give a folder that has one") from error
     rows = base.config.get("vocab_size") or (base.config.get("text_config") or {}).get("vocab_size")
     if rows and len(tokenizer) > rows:
@@ -81,6 +86,7 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type=quant.kind, bnb_4bit_use_double_quant=quant.double_quant, bnb_4bit_compute_dtype=dtype
         )
+    vet_hub_files(base)
     try:
         with falcon_linears_are_linears(), quiet_loading():
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -106,6 +112,26 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
         )
     set_cpu_repacking(model, on=False)
     return Loaded(model, share, sum(map(_bytes_of, model.parameters())), _count_parameters(model))
+
+
+def vet_hub_files(base: Base) -> None:
+    """Of a model of the hub: what find_base looks at in a folder. Raises ModelError."""
+    if base.revision is None:
+        return
+    from transformers.utils import cached_file
+
+    def file(name: str) -> str | None:
+        return cached_file(
+            base.place, name, revision=base.revision, _raise_exceptions_for_gated_repo=False, _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+
+    if file("adapter_config.json") is not None:
+        raise ModelError(
+            f"base: {base.name} holds an adapter, which would be loaded with its base", hint="give the model that it was made for, and the adapter by itself"
+        )
+    if index := file(INDEX):
+        vet_index(base.name, Path(index))
 
 
 @contextmanager

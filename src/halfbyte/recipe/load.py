@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from halfbyte.errors import RecipeError
 from halfbyte.recipe.plain_yaml import read_plain
-from halfbyte.recipe.schema import Recipe
+from halfbyte.recipe.schema import Recipe, is_reserved
+from halfbyte.redaction import hide_secrets, holds_secret
 
 LARGEST_RECIPE_BYTES = 1_000_000
 # Of files that are no recipes: people give the data where the recipe is asked for.
@@ -85,6 +86,8 @@ VALUES: dict[str, dict[str | bool, str]] = {
 LISTS = ("adapter.target_modules", "adapter.modules_to_save")
 # An override of {a: b} is a text elsewhere, where {prompt} may stand in it.
 MAPPINGS = ("data.merge_labels",)
+# Keys that ask for a secret. Counts of tokens are no secret.
+SECRET_KEY = re.compile(r"(^|[_.-])(token|(api_?|access_?|private_?)?key|secret|password|passwd|credentials?)$", re.IGNORECASE)
 # Spellings that belong to a section here: TRL's names written inside it.
 SECTIONS = ("data", "quant", "adapter", "train", "evaluate", "track")
 
@@ -153,7 +156,9 @@ def _is_there(name: str) -> bool:
 
 def parse_recipe(text: str, file: str, overrides: list[str], default_name: str = "run") -> Loaded:
     """Checks recipe text; `file` is only for messages. An override wins over the file, in whatever spelling either is."""
+    _refuse_secrets(text, file, overrides)
     asked, places, problems = _read_yaml(text, file)
+    _refuse_by_name(asked, places, problems)
     values, notes = _translate(asked, places, problems)
     given: dict[str, Any] = {}
     for word in overrides:
@@ -162,6 +167,7 @@ def parse_recipe(text: str, file: str, overrides: list[str], default_name: str =
             _put(given, key.strip(), _value(value), problems)
         else:
             problems.append(f"{word}: not an override; write section.key=value")
+    _refuse_by_name(given, {}, problems)
     words, more = _translate(given, {}, problems)
     _overlay(values, words, places)
     values.setdefault("name", folder_name(default_name))
@@ -182,6 +188,31 @@ def dump_recipe(recipe: Recipe) -> str:
 def _as_asked(text: str, overrides: list[str]) -> str:
     words = "".join("# " + word.replace("\n", "\n# ") + "\n" for word in overrides)
     return text.rstrip("\n") + "\n\n# given on the command line:\n" + words
+
+
+def _refuse_secrets(text: str, file: str, overrides: list[str]) -> None:
+    """A recipe is kept with its run and shown in its report, so a token in it would go wherever those go. Nothing is repeated of it here."""
+    mend = "take it out: HF_TOKEN or `hf auth login` is for the hub, and trackers read their own variables"
+    for number, line in enumerate(text.split("\n"), 1):
+        if kind := holds_secret(line):
+            raise RecipeError(f"{hide_secrets(file)}:{number}: holds {kind}, which has no place in a recipe", hint=mend)
+    for word in overrides:
+        if kind := holds_secret(word):
+            raise RecipeError(f"{hide_secrets(word.partition('=')[0])}: holds {kind}, which has no place in a recipe", hint=mend)
+
+
+def _refuse_by_name(asked: dict[str, Any], places: dict[str, str], problems: list[str]) -> None:
+    """Keys for secrets, and the key that runs a model's own code, get a sentence of their own, and are taken out."""
+    for above, section in [("", asked), *((f"{name}.", inner) for name, inner in asked.items() if isinstance(inner, dict))]:
+        for key in [key for key in section if isinstance(key, str)]:
+            where = f"{places.get(above + key, '')}{above}{key}: "
+            if SECRET_KEY.search(key):
+                problems.append(where + "secrets have no place in a recipe, which is kept with the run; set HF_TOKEN, or the tracker's own variable")
+            elif key.startswith("trust_remote_code"):
+                problems.append(where + "code that a model brings is never run here; take it out, and give a model that transformers knows")
+            else:
+                continue
+            del section[key]
 
 
 def _read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
@@ -343,7 +374,8 @@ def _get(values: dict[str, Any], dotted: str) -> Any:
 def folder_name(name: str) -> str:
     """The name of a file as the name of a run: small letters, digits, dot, dash and underscore."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name.lower()).strip("._-")
-    return kept[:64] or "run"
+    name = kept[:64].rstrip(".") or "run"
+    return f"run-{name}"[:64].rstrip(".") if is_reserved(name) else name
 
 
 def _numbers_in_text(values: dict[str, Any], recipe: Recipe, places: dict[str, str]) -> list[str]:

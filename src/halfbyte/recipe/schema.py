@@ -65,6 +65,17 @@ def with_prompt(template: str) -> str:
     return template
 
 
+def is_reserved(name: str) -> bool:
+    """Windows takes such a name for a device, whatever ending it has, and drops a dot at the end."""
+    return name.split(".")[0] in RESERVED or name.endswith(".")
+
+
+def a_folder_name(name: str) -> str:
+    if is_reserved(name):
+        raise ValueError("is no folder that every system can have: choose another name")
+    return name
+
+
 def an_amount(given: Any) -> str:
     """Of memory, with its unit."""
     text = str(given)
@@ -73,6 +84,7 @@ def an_amount(given: Any) -> str:
 
 
 SMALLEST_RATE, LARGEST_RATE = 1e-7, 1e-1
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 Said = Annotated[str, AfterValidator(not_empty)]
 Whole = Annotated[int, BeforeValidator(not_a_switch)]
 Real = Annotated[float, BeforeValidator(not_a_switch), Field(allow_inf_nan=False)]
@@ -375,7 +387,7 @@ class Track(Section):
 class Recipe(Section):
     """One fine-tuning run, from file to report."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(a_folder_name)]
     """Name of the run's folder: small letters, digits, dot, dash and underscore."""
     base: str = "embedded"
     """The model to start from: `embedded` (ships with halfbyte), a folder, or a hub name, `owner/name@revision`."""

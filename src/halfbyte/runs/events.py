@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from halfbyte.redaction import hide_in
+
 Event = dict[str, Any]
 
 
@@ -19,7 +21,7 @@ class EventLog:
         self._end_torn_line()
 
     def append(self, event: Event) -> None:
-        stamped = {"event": event["event"], "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
+        stamped = hide_in({"event": event["event"], "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event})
         line = json.dumps(_finite(stamped), ensure_ascii=False, allow_nan=False) + "\n"
         with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(line)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import DataError, IntegrityError, MachineError
+from halfbyte.redaction import hide_in
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -86,7 +87,7 @@ class RunFolder:
             raise IntegrityError(f"{self.plan} is damaged: {error}", hint="start the run again") from error
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        write_whole(self.plan, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+        write_whole(self.plan, json.dumps(hide_in(plan), indent=1, ensure_ascii=False) + "\n")
 
 
 def create_run(runs: Path, name: str) -> RunFolder:
@@ -110,7 +111,18 @@ def open_run(path: Path) -> RunFolder:
     if not (path / "plan.json").is_file():
         near = sorted(str(p.parent) for p in path.parent.glob("*/plan.json")) or sorted(str(p.parent) for p in Path("runs").glob("*/plan.json"))
         raise DataError(f"{path}: no run there (expected plan.json)", hint="there are: " + ", ".join(near[:8]) if near else "halfbyte train RECIPE makes one")
+    refuse_links_out(path)
     return RunFolder(path)
+
+
+def refuse_links_out(path: Path) -> None:
+    """A run folder of somebody else's may hold links to files of ours, and what is logged or saved would be written there. Raises DataError."""
+    inside = path.resolve()
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            place = Path(folder) / name
+            if place.is_symlink() and not place.resolve().is_relative_to(inside):
+                raise DataError(f"{place} is a link that leads out of the run folder", hint="put the file itself there, or take the link away")
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -121,7 +133,8 @@ def read_report(path: Path) -> dict[str, Any]:
 def write_whole(file: Path, text: str) -> None:
     """Through a file beside it and a rename: readers see the old text or the new one, never half."""
     aside = file.with_name(f".{file.name}.part")
-    with open(aside, "w", encoding="utf-8") as stream:
+    aside.unlink(missing_ok=True)  # it may be a link, which would be written through
+    with open(aside, "x", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

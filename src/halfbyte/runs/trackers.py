@@ -24,6 +24,7 @@ from threading import Thread
 from typing import Any
 
 from halfbyte.errors import RecipeError
+from halfbyte.redaction import hide_secrets
 from halfbyte.runs.events import Event
 
 Figures = dict[str, float]
@@ -219,19 +220,6 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, str]:
         elif value is not None:
             settings[f"{above}{key}"] = str(value)
     return settings
-
-
-SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-SECRET_FORM = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|xox[a-z]-)[\w-]{10,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
-"""Tokens of the services that trainings use, and `user:password` of an address."""
-
-
-def hide_secrets(text: str) -> str:
-    """The values of variables that are called a key or a token, and what has the form of one, replaced by [hidden]."""
-    for name, value in os.environ.items():
-        if SECRET_NAME.search(name) and len(value) >= 8:
-            text = text.replace(value, "[hidden]")
-    return SECRET_FORM.sub("[hidden]", text)
 
 
 # The four. Each imports its package here, in its own thread.

@@ -30,18 +30,21 @@ def refusal(file: Path) -> str:
 # Prompts
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("a.txt", "One, two\n\n  \n 01 \nNA\n"),
-    ("a.TXT", "One, two\r\n\r\n 01 \r\nNA"),
-    ("mac.txt", "One, two\r 01 \rNA"),
-    ("a.jsonl", '{"prompt": "One, two", "id": 3}\n\n{"prompt": " 01 "}\n{"prompt": "NA"}\n'),
-    ("a.csv", 'id,prompt\n1,"One, two"\n\n2, 01 \n3,NA\n'),
-    ("a.CSV", 'prompt\r\n"One, two"\r\n 01 \r\nNA\r\n'),
-    ("a.csv", 'question\n"One, two"\n 01 \nNA\n'),
-    ("a.tsv", 'id\tprompt\n1\tOne, two\n2\t 01 \n3\tNA\n'),
-    ("a.md", "One, two\n\n 01 \nNA\n"),
-    ("a.json", '[{"prompt": "One, two"}, {"prompt": " 01 "}, {"prompt": "NA"}]'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "One, two\n\n  \n 01 \nNA\n"),
+        ("a.TXT", "One, two\r\n\r\n 01 \r\nNA"),
+        ("mac.txt", "One, two\r 01 \rNA"),
+        ("a.jsonl", '{"prompt": "One, two", "id": 3}\n\n{"prompt": " 01 "}\n{"prompt": "NA"}\n'),
+        ("a.csv", 'id,prompt\n1,"One, two"\n\n2, 01 \n3,NA\n'),
+        ("a.CSV", 'prompt\r\n"One, two"\r\n 01 \r\nNA\r\n'),
+        ("a.csv", 'question\n"One, two"\n 01 \nNA\n'),
+        ("a.tsv", "id\tprompt\n1\tOne, two\n2\t 01 \n3\tNA\n"),
+        ("a.md", "One, two\n\n 01 \nNA\n"),
+        ("a.json", '[{"prompt": "One, two"}, {"prompt": " 01 "}, {"prompt": "NA"}]'),
+    ],
+)
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_prompts_are_read_as_they_stand(write, name, content, mark):
     assert read_prompts(write(name, mark + content)) == ["One, two", " 01 ", "NA"]
@@ -54,25 +57,28 @@ def test_a_prompt_keeps_its_line_ends(write, name, content):
     assert read_prompts(write(name, content)) == ["two\r\nlines\u2028\U0001f600"]
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.txt", "", " is empty (0 bytes)"),
-    ("a.txt", " \n\n", " is empty (3 bytes)"),
-    ("a.csv", "prompt\n", ": holds no prompt"),
-    ("a.doc", "x", ": files that end in '.doc' are not read"),
-    ("a.csv", "question,id\nx,1\n", ": no column 'prompt'; columns are question, id"),
-    ("a.csv", 'prompt,id\n"x\ny",1\nz\n', ":4: 1 field, the header has 2"),
-    ("a.csv", 'prompt,id\nx,1\ny,"2"3\n', ":3: not CSV: "),
-    ("a.csv", "prompt,id\nx,1\n ,2\n", ":3: the prompt is empty"),
-    ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": }\n', ":3:12: not JSON (expecting value)"),
-    ("a.jsonl", '["x"]\n', ":1:2: texts where objects belong"),
-    ("a.jsonl", '{"Prompt": "x", "id": 1}\n', ": no column 'prompt'; columns are Prompt, id"),
-    ("a.jsonl", '{"prompt": ["x"]}\n', ":1: the prompt is no text"),
-    ("a.jsonl", '{"prompt": null, "id": 1}\n{"prompt": "x"}\n', ":1: the prompt is empty"),
-    ("a.jsonl", '{"prompt": " "}\n', ":1: the prompt is empty"),
-    ("a.jsonl", '{"prompt": "\\ud800"}\n', ":1: holds half a character"),
-    ("a.jsonl", "[" * 100_000, ":1:2: lists or objects nested deeper than 100"),
-    ("a.txt", b"x\ncaf\x81", ":2: byte 0x81 is not utf-8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "", " is empty (0 bytes)"),
+        ("a.txt", " \n\n", " is empty (3 bytes)"),
+        ("a.csv", "prompt\n", ": holds no prompt"),
+        ("a.doc", "x", ": files that end in '.doc' are not read"),
+        ("a.csv", "question,id\nx,1\n", ": no column 'prompt'; columns are question, id"),
+        ("a.csv", 'prompt,id\n"x\ny",1\nz\n', ":4: 1 field, the header has 2"),
+        ("a.csv", 'prompt,id\nx,1\ny,"2"3\n', ":3: not CSV: "),
+        ("a.csv", "prompt,id\nx,1\n ,2\n", ":3: the prompt is empty"),
+        ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": }\n', ":3:12: not JSON (expecting value)"),
+        ("a.jsonl", '["x"]\n', ":1:2: texts where objects belong"),
+        ("a.jsonl", '{"Prompt": "x", "id": 1}\n', ": no column 'prompt'; columns are Prompt, id"),
+        ("a.jsonl", '{"prompt": ["x"]}\n', ":1: the prompt is no text"),
+        ("a.jsonl", '{"prompt": null, "id": 1}\n{"prompt": "x"}\n', ":1: the prompt is empty"),
+        ("a.jsonl", '{"prompt": " "}\n', ":1: the prompt is empty"),
+        ("a.jsonl", '{"prompt": "\\ud800"}\n', ":1: holds half a character"),
+        ("a.jsonl", "[" * 100_000, ":1:2: lists or objects nested deeper than 100"),
+        ("a.txt", b"x\ncaf\x81", ":2: byte 0x81 is not utf-8"),
+    ],
+)
 def test_what_is_wrong_is_named_with_its_line(write, name, content, words):
     """A short row, a blank cell and another encoding ended in tracebacks."""
     file = write(name, content)
@@ -113,18 +119,40 @@ def test_answers_are_written_as_they_come(tmp_path, name):
     assert read_prompts(file) == ["one", "two", "three"]
 
 
-FORMULAS = ["=1+1", '=HYPERLINK("http://x")', "+1", "-1", "@SUM(1)", "\t=1", "\r=1"]
+# What stands behind a semicolon or a tab is a cell of its own where those part the cells.
+SAFE = {
+    "=1+1": "'=1+1",
+    '=HYPERLINK("http://x")': '\'=HYPERLINK("http://x")',
+    "+1": "'+1",
+    "-1": "'-1",
+    "@SUM(1)": "'@SUM(1)",
+    "\t=1": "'\t'=1",
+    "\r=1": "'\r'=1",
+    "＝1": "'＝1",
+    "＋1": "'＋1",
+    "－1": "'－1",
+    "＠SUM(1)": "'＠SUM(1)",
+    "a;=cmd|' /C calc'!A0": "a;'=cmd|' /C calc'!A0",
+    'a";-1': "a\";'-1",
+    "a\t@x": "a\t'@x",
+    "a\n=1": "a\n'=1",
+    "a\r\n@x": "a\r\n'@x",
+    " =1": " =1",
+    "1-1": "1-1",
+    "": "",
+    "one\n- two\n+ three": "one\n- two\n+ three",
+    "a, -5; b": "a, -5; b",
+}
 
 
-@pytest.mark.parametrize("cell", [*FORMULAS, " =1", "1-1", ""])
+@pytest.mark.parametrize("cell", SAFE)
 def test_no_spreadsheet_runs_an_answer_as_a_formula(tmp_path, cell):
     """Guards against answers that Excel executes when the file is opened (CSV injection). JSON lines keep them as they are."""
     with write_answers(tmp_path / "a.csv") as table, write_answers(tmp_path / "a.jsonl") as lines:
         table([cell], [cell])
         lines([cell], [cell])
     with open(tmp_path / "a.csv", encoding="utf-8", newline="") as stream:
-        kept = f"'{cell}" if cell in FORMULAS else cell
-        assert list(csv.reader(stream))[1] == [kept, kept]
+        assert list(csv.reader(stream))[1] == [SAFE[cell], SAFE[cell]]
     assert json.loads((tmp_path / "a.jsonl").read_text()) == {"prompt": cell, "response": cell}
 
 
