@@ -208,7 +208,7 @@ def test_a_bug_is_told_without_secrets(monkeypatch, capsys):
     from halfbyte.cli import main as entry
 
     monkeypatch.setenv("HF_TOKEN", CANARIES["HF_TOKEN"])
-    monkeypatch.setattr(entry, "app", lambda: {}[CANARIES["HF_TOKEN"]])
+    monkeypatch.setattr(entry, "app", lambda **options: {}[CANARIES["HF_TOKEN"]])
     with pytest.raises(SystemExit):
         entry.main()
     told = capsys.readouterr().err
