@@ -3,6 +3,7 @@
 audit, show: what the data say      prepare: file -> records -> sides -> examples -> tokens -> rows      plan: what will run, and why
 train:   plan -> base + adapter -> loop -> base against tuned -> report      evaluate: the last two again
 compare, rate, gate: what finished runs are worth      open_tuned, answer_all, reply, classify: a tuned model in use (use.py)
+doctor: what this machine is worth
 """
 
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ from halfbyte.api.memory import (
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
 from halfbyte.api.watch import Watch
 from halfbyte.budget.forecast import Forecast
+from halfbyte.checks.doctor import doctor
 from halfbyte.checks.reproduce import Reproduction, compare_courses
 from halfbyte.checks.resume import ResumeProof
 from halfbyte.data.batches import in_order
@@ -81,7 +83,7 @@ from halfbyte.train.retry import changed_computing
 from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
-    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "reproduce",
+    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "doctor", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "reproduce",
     "resume", "scorer_of", "show", "train", "verify_resume",
 ]  # fmt: skip
 

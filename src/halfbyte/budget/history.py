@@ -201,7 +201,7 @@ def _file_of(gpu: str) -> Path:
     """`NVIDIA H200` and the H200 of `--gpu` are the same; a slice of one (MIG) is not."""
     known = known_gpu(gpu) if "MIG" not in gpu else None
     name = re.sub(r"[^\w.+]+", "-", f"{known.name if known else gpu} torch {_torch_version()}").lower()
-    return _cache_folder() / "machines" / f"{name}.json"
+    return cache_folder() / "machines" / f"{name}.json"
 
 
 def _torch_version() -> str:
@@ -212,7 +212,7 @@ def _torch_version() -> str:
         return "absent"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """Where data/store.py keeps what is prepared."""
     asked = os.environ.get("HALFBYTE_CACHE")
     return Path(asked) if asked else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfbyte"

@@ -1,6 +1,7 @@
 """Rules on what is trained: texts, labels, end marks, splits, adapters, precision, the trainer's arguments."""
 
 import ast
+import math
 import re
 from collections.abc import Iterator
 
@@ -60,7 +61,7 @@ def _is_causal_collator(program: Program, call: Call) -> bool:
     "train on the answers alone: prompt and completion columns with TRL's completion_only_loss, or labels of -100 over the prompt",
 )
 def whole_sequence_loss(program: Program) -> Iterator[Seen]:
-    prompts = _prompted_texts(program)
+    prompts = _prompted_texts(program) or _printed_rows(program)
     if not prompts or not program.trainers or _masks_prompts(program):
         return
     copied = list(_copied_labels(program))
@@ -69,6 +70,17 @@ def whole_sequence_loss(program: Program) -> Iterator[Seen]:
     where = copied or collators or trainers
     for node in where[:1]:
         yield node, f"labels are the whole row, and rows are prompts with answers (line {_told(program, prompts[0])})"
+
+
+def _printed_rows(program: Program) -> list[tuple[ast.expr, str]]:
+    """A row that a notebook printed, with two turns at least, in a cell that generates nothing."""
+    found: list[tuple[ast.expr, str]] = []
+    for lines, text in program.script.outputs:
+        turns = {mark.lower() for mark in TURN_MARKS.findall(text)}
+        nodes = [call.node for call in program.calls if call.line in lines and call.name == "print"]
+        if len(turns) > 1 and nodes and not any(call.line in lines for call in (*program.generations, *program.trainings)):
+            found.append((nodes[0], text))
+    return found
 
 
 def _copied_labels(program: Program) -> Iterator[ast.AST]:
@@ -631,11 +643,24 @@ def many_epochs(program: Program) -> Iterator[Seen]:
     found = program.argument("num_train_epochs")
     if found is not None and isinstance(value := program.literal(found[1]), (int, float)) and value >= MANY_EPOCHS and program.argument("max_steps") is None:
         yield found[1], f"{value:g} epochs"
+    steps, rows = program.argument("max_steps"), _printed_count(program)
+    if steps is not None and rows and isinstance(value := program.literal(steps[1]), int):
+        sizes = [program.argument(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+        known = [program.literal(size[1]) for size in sizes if size is not None]
+        passes = value * math.prod(one for one in known if isinstance(one, int)) / rows
+        if passes >= MANY_EPOCHS:
+            yield steps[1], f"{passes:.0f} passes over {rows} rows"
     for call in program.trainings:
         for lines, text in program.script.outputs:
             bars = re.findall(r"Epoch (\d+(?:\.\d+)?)/\d+", text)
             if call.line in lines and bars and float(bars[-1]) >= MANY_EPOCHS:
                 yield call.node, f"the saved output stands at epoch {float(bars[-1]):g}"
+
+
+def _printed_count(program: Program) -> int | None:
+    """Rows of the data, where a notebook printed one data set of one part."""
+    counts = {int(count) for _, text in program.script.outputs for count in re.findall(r"num_rows: (\d+)", text)}
+    return counts.pop() if len(counts) == 1 else None
 
 
 @rule(

@@ -8,6 +8,7 @@ from halfbyte.checks.program import HOLE, Call, Program
 from halfbyte.checks.rule import Seen, rule
 from halfbyte.checks.rules_training import BEGIN_MARKS, TEST, TURN_MARKS, _told, evaluates_while_training, is_four_bit, mentions, quantisation, seeded_before
 from halfbyte.checks.scripts import SECRET
+from halfbyte.checks.versions import HOLES, numbers
 
 MOST_NEW_TOKENS = 4096
 METRICS = re.compile(
@@ -599,15 +600,6 @@ def token_typed_in(program: Program) -> Iterator[Seen]:
             yield given, "a token stands in the text"
 
 
-# package -> (first version without the holes, which)
-HOLES = {
-    "torch": ("2.10", "CVE-2025-32434: loading a .bin runs code even with weights_only; CVE-2026-24747"),
-    "transformers": ("5.3.0", "CVE-2026-1839 (before 5.0): a checkpoint runs code; CVE-2026-4372 (4.56 to 5.2): a config.json does"),
-    "jinja2": ("3.1.6", "CVE-2024-56326, CVE-2025-27516: a chat template leaves the sandbox"),
-    "pyarrow": ("14.0.1", "CVE-2023-47248: a Parquet file runs code"),
-}
-
-
 @rule(
     "fault",
     "a version with a known hole is asked for, and stays in every environment that is made from this file",
@@ -621,12 +613,6 @@ def version_with_a_hole(program: Program) -> Iterator[Seen]:
         exact = pin.sign in ("==", "<=", "~=")
         if numbers(pin.version) < numbers(floor) if exact else numbers(pin.version) <= numbers(floor):
             yield pin.line, f"{pin.package}{pin.sign}{pin.version}, needs {floor}: {hole}"
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """2.10.0+cpu -> (2, 10, 0): the numbers at the beginning."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else (0,)
 
 
 @rule(

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from halfbyte.cli.screen import Screen, print_json, printable
-from halfbyte.errors import DataError, RecipeError
+from halfbyte.errors import DataError, MachineError, ModelError, RecipeError
 
 VERDICTS = {"ok": "green", "note": "yellow", "problem": "bold red"}
 LEVELS = {"fault": "bold red", "note": "yellow"}
@@ -23,6 +23,7 @@ def doctor(
     notebook: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Faults of a training script or notebook (.py, .ipynb), several in order.")
     ] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder that would hold the run folders.")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Examine this machine, with a short training whose losses are known; or a recipe, or a Trainer/TRL script or notebook, which is read and not run."""
@@ -36,8 +37,33 @@ def doctor(
     screen = Screen()
     if scripts:
         _show_scripts(scripts, json, screen)
+    elif recipes:
+        _show_recipe(recipes[0], json, screen)
     else:
-        raise RecipeError("name a script")
+        _show_machine(runs, json, screen)
+
+
+def _show_machine(runs: Path, json: bool, screen: Screen) -> None:
+    from halfbyte.checks.doctor import Check
+    from halfbyte.checks.doctor import doctor as examine_machine
+    from halfbyte.checks.golden import STEPS
+
+    def show(check: Check) -> None:
+        line = Text.assemble((f"{check.verdict:8}", VERDICTS[check.verdict]), (f"{check.name:24} ", "bold"), printable(check.figure))
+        screen.print(line, highlight=False, soft_wrap=True)
+        if check.mend:
+            screen.print(Padding(Text(f"mend: {printable(check.mend)}"), (0, 0, 0, 8), expand=False))
+
+    with screen.console.status("looking") as status:
+        on_step = None if json else lambda step: status.update(f"golden curve: step {step} of {STEPS}")
+        checks = examine_machine(None if json else show, runs, on_step=on_step)
+    counted = Counter(check.verdict for check in checks)
+    if json:
+        print_json({"healthy": not counted["problem"], "checks": [check.as_json() for check in checks]})
+    else:
+        screen.print(f"\n[bold]{_many(counted['problem'], 'problem')}, {_many(counted['note'], 'note')}[/] in {len(checks)} checks", highlight=False)
+    if counted["problem"]:
+        raise typer.Exit(MachineError.exit_code)
 
 
 def _show_scripts(scripts: list[Path], json: bool, screen: Screen) -> None:
@@ -55,6 +81,33 @@ def _show_scripts(scripts: list[Path], json: bool, screen: Screen) -> None:
         f"\n[bold]{_many(counted['fault'], 'fault')}, {_many(counted['note'], 'note')}[/] by {len(RULES)} rules. Nothing was run; what stands in the data "
         "or the settings of a library is not seen.", highlight=False,
     )  # fmt: skip
+
+
+def _show_recipe(file: Path, json: bool, screen: Screen) -> None:
+    from halfbyte.checks.recipes import RULES, examine_recipe
+    from halfbyte.recipe.load import load_recipe_alone
+
+    loaded = load_recipe_alone(file)
+    data = loaded.recipe.data
+    given = [*data.paths, *(path for path in (data.validation_path, data.test_path) if path is not None)]
+    ledger, unseen = None, "the data are not here: what became of their rows is not seen"
+    if all(Path(path).expanduser().exists() for path in given):
+        from halfbyte import api
+
+        try:
+            with screen:
+                ledger, unseen = api.prepare(loaded, None if json else screen.on_event).ledger, ""
+        except (MachineError, ModelError) as error:
+            unseen = f"the data were not looked at: {error.message}"
+    findings = [{**one.as_json(), "where": f"{file}:{one.line}" if one.line else str(file)} for one in examine_recipe(loaded.recipe, loaded.text, ledger)]
+    if json:
+        print_json({"files": [str(file)], "rules": len(RULES), "findings": findings, "unread": [unseen] if unseen else []})
+        return
+    _show_findings([{**one, "seen": f"{one['key']}: {one['seen']}"} for one in findings], screen)
+    if unseen:
+        screen.print(f"\n[yellow]note[/] {escape(printable(unseen))}", highlight=False)
+    counted = Counter(one["level"] for one in findings)
+    screen.print(f"\n[bold]{_many(counted['fault'], 'fault')}, {_many(counted['note'], 'note')}[/] by {len(RULES)} rules", highlight=False)
 
 
 def _show_findings(findings: list[dict[str, Any]], screen: Screen) -> None:

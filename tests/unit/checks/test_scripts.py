@@ -126,6 +126,14 @@ def test_a_training_that_broke_off_is_seen_in_what_the_notebook_printed(look):
     assert "run-broke-off" in {one.rule for one in look(notebook(*cells, outputs=stopped), "n.ipynb")}
 
 
+def test_what_a_notebook_printed_of_its_rows_counts(look):
+    """That rows are prompts with answers, and how many there are, often stands nowhere else."""
+    printed = {1: [{"output_type": "stream", "text": ["Dataset({num_rows: 100})\n", "User: a?\n", "Assistant: b\n"]}]}
+    cells = (SFT, "print(rows[0])", "t = SFTTrainer(m, dataset_text_field='text', args=SFTConfig(max_steps=200, per_device_train_batch_size=10))")
+    assert {"whole-sequence-loss", "many-epochs"} <= {one.rule for one in look(notebook(*cells, outputs=printed), "n.ipynb")}
+    assert not {"whole-sequence-loss", "many-epochs"} & {one.rule for one in look(notebook(*cells), "n.ipynb")}
+
+
 def test_files_of_a_project_are_read_together(tmp_path):
     """What is quantised in one and used in another is seen from both."""
     (tmp_path / "a.py").write_text(
