@@ -59,9 +59,8 @@ def main() -> None:
         return
     named, readable, listed = counts(found)
     alarms = sum(map(len, found["clean"].values()))
-    print(
-        f"{named} of {listed} listed faults named ({readable} stand in the code or in what it printed); {alarms} findings on {len(found['clean'])} clean scripts"
-    )
+    print(f"{named} of {listed} listed faults named ({readable} stand in the code or in what it printed)")
+    print(f"{alarms} findings on {len(found['clean'])} clean scripts")
     save_raw("doctor_faults.json", {"named": named, "in_the_code": readable, "listed": listed, **found})
     record("doctor-faults-named", round(named / listed, 4), f"share of {listed} listed, {readable} of which stand in the code or in what it printed")
     record("doctor-false-alarms", alarms, f"findings on {len(found['clean'])} clean scripts")

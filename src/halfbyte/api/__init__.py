@@ -83,8 +83,8 @@ from halfbyte.train.retry import changed_computing
 from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
-    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "doctor", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply", "reproduce",
-    "resume", "scorer_of", "show", "train", "verify_resume",
+    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "doctor", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply",
+    "reproduce", "resume", "scorer_of", "show", "train", "verify_resume",
 ]  # fmt: skip
 
 
