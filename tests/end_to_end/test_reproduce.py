@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import random
 import shutil
+import signal
 import sys
 from dataclasses import replace
 
@@ -13,7 +15,8 @@ import torch
 from halfbyte import api
 from halfbyte.api import identity
 from halfbyte.checks.reproduce import compare_courses
-from halfbyte.errors import DataError, IntegrityError
+from halfbyte.errors import DataError, IntegrityError, Interrupted
+from halfbyte.model import base
 from halfbyte.recipe.load import parse_recipe
 from halfbyte.runs.manifest import read_manifest, write_manifest
 from toys import WORDS, make_base
@@ -212,6 +215,59 @@ def test_what_cannot_be_compared_is_refused(copied):
         stream.write(b"x")
     with pytest.raises(IntegrityError, match="is not what was written"):
         api.reproduce(run)
+
+
+def test_a_byte_in_the_middle_of_the_base_is_seen_by_whoever_uses_the_run(copied, monkeypatch):
+    """The fingerprint looks at beginnings and ends alone, so that it is quick; here at ten bytes, for the toy is small."""
+    folder, _ = copied
+    run, weights = folder / "runs" / "toy", folder / "base" / "model.safetensors"
+    monkeypatch.setattr(base, "FINGERPRINT_BYTES", 10)
+    plan = json.loads((run / "plan.json").read_text())
+    before = base.find_base(str(folder / "base")).fingerprint
+    (run / "plan.json").write_text(json.dumps({**plan, "base": str(folder / "base"), "base_fingerprint": before}))
+    api.open_tuned(run)
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    assert base.find_base(str(folder / "base")).fingerprint == before
+    with pytest.raises(IntegrityError, match=r"base weights model.safetensors: other content"):
+        api.open_tuned(run)
+
+
+def test_an_adapter_that_a_run_began_from_is_an_input(made, tmp_path):
+    """Its rank and alpha are those of the run: with another alpha the saved tensors would fit and mean something else."""
+    start = shutil.copytree(made / "runs" / "toy", tmp_path / "start")
+
+    def stop(event):
+        if event["event"] == "step":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        api.train(parse_recipe(TEXT.format(folder=made), "toy.yaml", [f"adapter.init_from={start}"]), tmp_path / "runs", stop)
+    config = start / "adapter" / "adapter_config.json"
+    kept = json.loads(config.read_text())
+    config.write_text(json.dumps({**kept, "lora_alpha": 8 * kept["lora_alpha"]}))
+    with pytest.raises(IntegrityError, match=r"adapter.init_from adapter_config.json: other content"):
+        api.resume(tmp_path / "runs" / "toy")
+    config.write_text(json.dumps(kept))
+    with pytest.raises(IntegrityError):  # as many letters, but not the file that was there
+        api.resume(tmp_path / "runs" / "toy")
+    shutil.copy(made / "runs" / "toy" / "adapter" / "adapter_config.json", config)
+    api.resume(tmp_path / "runs" / "toy")
+
+
+def test_other_versions_since_are_a_note_and_the_run_goes_on(made, tmp_path, monkeypatch):
+    def stop(event):
+        if event["event"] == "step":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        api.train(parse_recipe(TEXT.format(folder=made), "toy.yaml", []), tmp_path, stop)
+    version("torch", "9.9")(None, monkeypatch)
+    api.resume(tmp_path / "toy")
+    events = [json.loads(line) for line in (tmp_path / "toy" / "events.jsonl").read_text().splitlines()]
+    notes = [event["message"] for event in events if event["event"] == "note"]
+    assert any(note.startswith("since the run was begun: version of torch: ") and note.endswith("-> 9.9; last digits may differ") for note in notes)
 
 
 def test_no_secret_of_the_environment_is_kept(made, tmp_path, monkeypatch):

@@ -21,8 +21,10 @@ from halfbyte.api.cuts import cut_everywhere, shortened
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
 from halfbyte.api.identity import (
     begin_manifest,
+    check_base,
     check_folder,
     check_inputs,
+    computed_otherwise,
     kept_recipe,
     note_metrics,
     note_outcome,
@@ -191,6 +193,7 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
         on_plan(planned, run)
     if elsewhere := places_apart(manifest, planned):
         passed_over.append(f"since the run was begun: {'; '.join(map(str, elsewhere))}; last digits may differ")
+    passed_over += computed_otherwise(run, planned)
     _run(planned, run, listener, checkpoint, command, passed_over)
     return run
 
@@ -234,6 +237,7 @@ def evaluate(path: Path, listener: Listener | None = None, changes: list[str] | 
         raise RecipeError(f"{others[0]}: only keys of evaluate can be changed for a run that is trained", hint="train again with halfbyte train")
     planned = plan(kept_recipe(run, changes), training=False)
     _check_same(run, planned)
+    check_base(run, planned.base)
     run.check_adapter()
     with run.locked():
         log = EventLog(run.events, listener)

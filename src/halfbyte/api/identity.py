@@ -7,9 +7,11 @@ check_folder, check_inputs      before a run goes on; places_apart: what may mov
 """
 
 import hashlib
+import json
 import os
 import platform
 import uuid
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,7 @@ from halfbyte.data.store import cache_folder, tokenizer_hash
 from halfbyte.errors import IntegrityError
 from halfbyte.evaluate.neutral import NEUTRAL_TEXT
 from halfbyte.model.adapter import ADAPTER_FILES, adapter_folder, adapter_state
+from halfbyte.model.base import Base
 from halfbyte.model.identity import base_identity, hash_file
 from halfbyte.recipe.load import Loaded, parse_recipe
 from halfbyte.recipe.schema import Recipe
@@ -49,7 +52,11 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers")
 PARTS = ("train", "validation", "test")
+WEIGHTS_KEPT = "weights.json"
 RESOLVED = "recipe.resolved.yaml"
+READS_TOKENIZERS = ("place.versions.transformers", "place.versions.tokenizers")
+# How a step is computed, as far as it decides in which order numbers are added.
+SPLIT = ("micro_batch_size", "gradient_accumulation_steps", "layers")
 
 
 def begin_manifest(run: RunFolder, planned: "Planned", plan: dict[str, Any]) -> None:
@@ -97,7 +104,7 @@ def inputs_of(planned: "Planned") -> dict[str, Any]:
         "split": {**dict(zip(PARTS, prepared.fingerprint.split("-"), strict=True)), "labels": prepared.labels},
         "template": digest_of([prepared.template.as_json(), chat]),
         "tokenizer": tokenizer_hash(tokenizer),
-        "base": base_identity(planned.base, cache_folder() / "weights.json"),
+        "base": base_identity(planned.base, cache_folder() / WEIGHTS_KEPT),
         "neutral": hash_file(Path(recipe.evaluate.neutral_path or NEUTRAL_TEXT)),
     }
     if recipe.adapter.init_from is not None:
@@ -183,7 +190,10 @@ def kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
 def check_inputs(run: RunFolder, manifest: Manifest, planned: "Planned") -> None:
     """What a step depends on is what it was; data are compared by their rows (api), so that a file may be moved or written anew. Raises IntegrityError."""
     before, now = manifest["inputs"], inputs_of(planned)
-    changed = [found for found in differences(before, now, "inputs") if not found.what.startswith(("inputs.data.", "inputs.split."))]
+    elsewhere = ["inputs.data.", "inputs.split."]
+    if any(found.what in READS_TOKENIZERS for found in places_apart(manifest, planned)):
+        elsewhere.append("inputs.tokenizer")  # another version may write the same tokenizer otherwise; the rows say whether it is the same
+    changed = [found for found in differences(before, now, "inputs") if not found.what.startswith(tuple(elsewhere))]
     if changed:
         raise IntegrityError(
             f"{run.path} was begun with something else: {_joined(changed)}", hint="put the old one back, or start a new run with halfbyte train"
@@ -193,6 +203,24 @@ def check_inputs(run: RunFolder, manifest: Manifest, planned: "Planned") -> None
 def places_apart(manifest: Manifest, planned: "Planned") -> list[Difference]:
     """Versions, machine and threads that are others than at the beginning."""
     return differences(manifest["place"], place_of(planned), "place")
+
+
+def check_base(run: RunFolder, base: Base) -> None:
+    """For whoever uses a finished run: every byte of the base's weights, where run.json tells them. Raises IntegrityError."""
+    if not (run.path / MANIFEST).is_file():  # a run of an earlier build: its fingerprint was compared
+        return
+    changed = differences(read_manifest(run.path)["inputs"]["base"], base_identity(base, cache_folder() / WEIGHTS_KEPT), "inputs.base")
+    if changed:
+        raise IntegrityError(
+            f"base: {base.name} is not the model that this run was trained on: {_joined(changed)}", hint="put the old one back, or train again"
+        )
+
+
+def computed_otherwise(run: RunFolder, planned: "Planned") -> list[str]:
+    """A note where a step is split or placed otherwise than when the run was begun: the same mathematics, in another order."""
+    kept, now = (json.loads(json.dumps(one)) for one in (run.read_plan().get("computing") or {}, asdict(planned.plan.computing)))
+    changed = [name.replace("_", " ") for name in SPLIT if name in kept and kept[name] != now[name]]
+    return [f"a step is computed otherwise than when the run was begun ({', '.join(changed)}): the same step, but last digits may differ"] if changed else []
 
 
 def _joined(changed: list[Difference]) -> str:

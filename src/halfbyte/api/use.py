@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from halfbyte.api.identity import check_base
 from halfbyte.data.records import Message
 from halfbyte.data.render import Template
 from halfbyte.errors import DataError
@@ -50,6 +51,7 @@ def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     run.check_adapter()
     base = find_base(kept["base"])
     check_same_base(kept["base_fingerprint"], base)
+    check_base(run, base)
     tokenizer = load_tokenizer(base)
     machine = look_at_machine()
     precision = kept["precision"] if machine.device == "cuda" else "float32"

@@ -21,11 +21,9 @@ WORTH_KEEPING_BYTES = 100_000_000
 def base_identity(base: Base, cache: Path) -> dict[str, object]:
     """Of a folder the hashes of config.json and of every weight file; of a hub name its commit, which stands for both."""
     if base.revision is not None or not Path(base.place).is_dir():
-        return {"fingerprint": base.fingerprint, "revision": base.revision}
+        return {"commit": base.fingerprint}
     folder = Path(base.place)
-    return {
-        "fingerprint": base.fingerprint, "config": hash_file(folder / "config.json"), "weights": hash_files(sorted(folder.glob(WEIGHTS)), cache),
-    }  # fmt: skip
+    return {"config": hash_file(folder / "config.json"), "weights": hash_files(sorted(folder.glob(WEIGHTS)), cache)}
 
 
 def hash_file(file: Path) -> str:

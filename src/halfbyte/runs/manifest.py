@@ -127,7 +127,7 @@ NAMES = {
     "recipe.": "", "inputs.data.path.": "data.path, ",
     "inputs.data.validation_path.": "data.validation_path, ", "inputs.data.test_path.": "data.test_path, ", "inputs.split.": "split ",
     "inputs.template": "template", "inputs.tokenizer": "tokenizer",
-    "inputs.base.config": "base config.json", "inputs.base.weights.": "base weights ", "inputs.base.revision": "base revision",
+    "inputs.base.config": "base config.json", "inputs.base.weights.": "base weights ", "inputs.base.commit": "base",
     "inputs.neutral": "neutral text",
     "inputs.init_from.": "adapter.init_from ", "place.versions.": "version of ", "place.code": "code of halfbyte", "place.machine.": "machine ",
     "place.environment.": "environment ", "place.threads": "threads", "plan.": "plan ",

@@ -83,4 +83,4 @@ def next_commands(status: str, folder: str) -> str:
     run = shlex.quote(folder)
     if status != "finished":
         return f"halfbyte train --resume {run}"
-    return f"halfbyte chat {run}\nhalfbyte generate {run} --input prompts.txt --output answers.jsonl\nhalfbyte evaluate {run}"
+    return f"halfbyte chat {run}\nhalfbyte generate {run} --input prompts.txt --output answers.jsonl\nhalfbyte evaluate {run}\nhalfbyte reproduce {run}"
