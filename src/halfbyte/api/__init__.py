@@ -64,9 +64,9 @@ from halfbyte.evaluate.neutral import neutral_rows
 from halfbyte.evaluate.rate import rate
 from halfbyte.evaluate.save import save_evaluation
 from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
-from halfbyte.model.adapter import check_modules_of, save_adapter
+from halfbyte.model.adapter import check_modules_of, check_start, save_adapter
 from halfbyte.model.base import Base, check_rank, check_same_base, find_base
-from halfbyte.model.load import choose_quant, load_tokenizer
+from halfbyte.model.load import check_files, check_kernels, choose_quant, load_tokenizer
 from halfbyte.model.machine import look_at_machine
 from halfbyte.model.precision import DTYPES
 from halfbyte.model.room import AtATime, naming_memory
@@ -119,6 +119,9 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
     machine = look_at_machine()
     base = find_base(recipe.base)
     _check_init_from(recipe, base)
+    check_files(base)
+    check_kernels(recipe.quant, base)
+    check_start(recipe.adapter)
     check_rank(recipe.adapter.r, base)
     check_modules_of(base, recipe.adapter)
     tokenizer = load_tokenizer(base)

@@ -18,7 +18,7 @@ from halfbyte.cli import doctor, verdicts
 from halfbyte.cli.outlet import output_may_close
 from halfbyte.cli.reproduce import reproduce
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
-from halfbyte.cli.usage import UsageError, asks_for_help, usage_problem
+from halfbyte.cli.usage import UsageError, asks_for_help, machine_problem, usage_problem
 from halfbyte.cli.verify import verify_resume
 from halfbyte.errors import DataError, HalfbyteError, MachineError, RecipeError
 from halfbyte.redaction import hide_in_logs, hide_secrets
@@ -350,7 +350,10 @@ def main() -> None:
     except MemoryError as error:
         _tell(MachineError(f"the computer's memory ran out{f': {error}' if str(error) else ''}", hint="close other programs, or use less data at a time"))
         sys.exit(MachineError.exit_code)
-    except Exception:  # noqa: BLE001 - the last place: told as our bug, with the traceback and exit code 1
+    except Exception as error:  # noqa: BLE001 - the last place: told as our bug, with the traceback and exit code 1
+        if (problem := machine_problem(error)) is not None:
+            _tell(problem)
+            sys.exit(problem.exit_code)
         sys.stderr.write(hide_secrets(traceback.format_exc()))
         error_console().print("This is a bug of halfbyte, not of your input: please report it with the lines above.", style="bold red")
         sys.exit(1)

@@ -1,6 +1,8 @@
 """Injects, saves and loads the adapter with peft, so that every tool of the field can load it. Kept in float32."""
 
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from halfbyte.errors import ModelError
 from halfbyte.model.base import Base
 from halfbyte.model.load import falcon_linears_are_linears
 from halfbyte.model.vetting import pickled_adapter, vet_adapter
+from halfbyte.model.weight_files import check_weight_file
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import Adapter
 
@@ -165,17 +168,42 @@ def _read_saved(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     from safetensors.torch import load_file
 
     vet_adapter(folder)
+    check_weight_file(folder / ADAPTER_FILES[0])
     try:
+        kind = json.loads((folder / ADAPTER_FILES[1]).read_text(encoding="utf-8")).get("peft_type")
+        if kind != "LORA":
+            raise ModelError(f"{folder}: is an adapter of kind {kind}", hint="give a LoRA, rsLoRA or DoRA adapter")
         config, stored = PeftConfig.from_pretrained(str(folder)), load_file(folder / ADAPTER_FILES[0])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read: {error}", hint="copy it again, or take one from checkpoints/ by resuming the run") from error
-    if config.peft_type != "LORA":
-        raise ModelError(f"{folder}: is an adapter of kind {config.peft_type}", hint="give a LoRA, rsLoRA or DoRA adapter")
     broken = [name for name, tensor in stored.items() if not tensor.isfinite().all()]
     if broken:
-        raise ModelError(f"{folder}: {len(broken)} tensors hold NaN or infinity; the first is {broken[0]}", hint="train again with a lower train.learning_rate")
+        some = ", ".join(broken[:3]) + ", ..." * (len(broken) > 3)
+        raise ModelError(
+            f"{folder}: {len(broken)} tensor{'s' * (len(broken) > 1)} with NaN or infinity: {some}", hint="train again with a lower train.learning_rate"
+        )
+    _check_rank(config, stored, folder)
     config.inference_mode, config.base_model_name_or_path = False, None
     return config, stored
+
+
+def check_start(section: Adapter) -> None:
+    """The adapter that a recipe goes on from is there and whole. Raises ModelError or IntegrityError."""
+    if section.init_from is not None:
+        _read_saved(adapter_folder(section.init_from))
+
+
+def _check_rank(config: Any, stored: dict[str, torch.Tensor], folder: Path) -> None:
+    """The two files of an adapter belong together."""
+    odd = [(name, tensor) for name, tensor in stored.items() if ".lora_A." in name and tensor.shape[0] != config.r]
+    if odd and not config.rank_pattern:
+        name, tensor = odd[0]
+        seen = f"{folder}: {ADAPTER_FILES[1]} says r {config.r}, but {name} is {_shape(tensor.shape)}, of rank {tensor.shape[0]}"
+        raise ModelError(seen, hint="take both files from the same run")
+
+
+def _shape(shape: Iterable[object]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _wrap_with_saved(model: "PreTrainedModel", folder: Path) -> "PeftModel":
@@ -196,13 +224,24 @@ def _put(wrapped: "PeftModel", stored: dict[str, torch.Tensor], folder: Path, na
     try:
         result = set_peft_model_state_dict(wrapped, stored, adapter_name=name)
     except (RuntimeError, KeyError) as error:
-        raise ModelError(f"{folder}: the adapter does not fit this base: {error}", hint="load it with the base that it was trained on") from error
+        raise ModelError(f"{folder}: the adapter does not fit this base: {_misfits(error)}", hint="load it with the base that it was trained on") from error
     odd = sorted(trained & set(result.missing_keys)) + sorted(result.unexpected_keys)
     if odd:
         raise ModelError(
-            f"{folder}: {len(odd)} tensors of the adapter are missing or have no place in this base; the first is {odd[0]}",
+            f"{folder}: {len(odd)} tensors of the adapter are missing or have no place in this base: {', '.join(odd[:3])}{', ...' * (len(odd) > 3)}",
             hint="load it with the base that it was trained on",
         )
+
+
+def _misfits(error: Exception) -> str:
+    """Of torch's many lines the count and the first."""
+    shapes = r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)"
+    found = re.findall(shapes, str(error))
+    if not found:
+        return str(error).strip().splitlines()[0]
+    name, saved, here = found[0]
+    name = name.removeprefix("base_model.model.")
+    return f"{len(found)} tensors are of another shape, the first {name}: {saved.replace(', ', ' x ')}, here {here.replace(', ', ' x ')}"
 
 
 def _check_modules(model: "PreTrainedModel", section: Adapter) -> None:

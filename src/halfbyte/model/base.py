@@ -7,12 +7,14 @@ import os
 import re
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from halfbyte.errors import IntegrityError, MachineError, ModelError, RecipeError
+from halfbyte.errors import HalfbyteError, IntegrityError, MachineError, ModelError, RecipeError
 from halfbyte.model.vetting import vet_config, vet_folder
 
 EMBEDDED = "embedded"
@@ -75,6 +77,10 @@ def find_base(name: str) -> Base:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(name, folder)
+    if folder.is_file():
+        raise ModelError(f"base: {name} is a file; a base is a folder with config.json and weights", hint=f"give its folder: base={folder.parent}")
+    if "://" in name:
+        raise ModelError(f"base: {name} is an address, neither a folder nor a hub name", hint="give the owner/name that stands in it")
     repository, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
         if difflib.get_close_matches(name, [EMBEDDED], cutoff=0.7):
@@ -86,6 +92,9 @@ def find_base(name: str) -> Base:
 def _from_folder(name: str, folder: Path) -> Base:
     file = folder / "config.json"
     if not file.is_file():
+        if any((place / "adapter_config.json").is_file() for place in (folder, folder / "adapter")):
+            seen = f"base: {folder} holds an adapter, not a model"
+            raise ModelError(seen, hint=f"give the base that it was made for, and the adapter with adapter.init_from={folder}")
         raise ModelError(f"base: no model in {folder}: expected config.json", hint="give the folder that from_pretrained takes")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -97,7 +106,7 @@ def _from_folder(name: str, folder: Path) -> Base:
 
 
 def _from_hub(name: str, repository: str, revision: str | None) -> Base:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -120,6 +129,10 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Base:
             )
         _check_hub_answers(name)
     try:
+        if not isinstance(cached, str):
+            # Asked once beforehand: the download tries again for minutes where the hub is busy, and calls a token without the scope a broken network.
+            with suppress_transport(HfHubHTTPError):
+                get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision))
         file = cached if isinstance(cached, str) else hf_hub_download(repository, "config.json", revision=revision)
     except GatedRepoError as error:
         raise ModelError(f"base: {repository} is gated", hint="accept its terms on its page, then set HF_TOKEN or run `hf auth login` (read scope)") from error
@@ -136,12 +149,33 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Base:
             f"base: {repository} has no config.json, so it is no model that transformers loads", hint="is it a data set, an adapter or a GGUF file?"
         ) from error
     except HfHubHTTPError as error:
-        raise MachineError(f"base: the hub answers {error.response.status_code} for {repository}", hint="try again later; what was loaded is kept") from error
+        raise _told(repository, error.response.status_code) from error
     config = json.loads(Path(file).read_text(encoding="utf-8"))
     _check(name, config)
     # The cache keeps each commit in a folder of its own: config and weights are taken from the same one, even if the branch moves on.
     commit = Path(file).parent.name if re.fullmatch("[0-9a-f]{40}", Path(file).parent.name) else revision
     return Base(name, repository, commit, config, f"{repository}@{commit}")
+
+
+@contextmanager
+def suppress_transport(answered: type[Exception]) -> Iterator[None]:
+    """Passes on what the hub answered; what did not reach it is told by the download that follows."""
+    transport: type[Exception] = answered.__bases__[0]  # httpx's HTTPError, whatever the hub client calls its copy of httpx
+    try:
+        yield
+    except transport as error:
+        if isinstance(error, answered):
+            raise
+
+
+def _told(repository: str, status: int) -> HalfbyteError:
+    if status == 401:
+        return ModelError("base: the hub rejects the token (401)", hint="renew it with `hf auth login` or HF_TOKEN; a public model needs none")
+    if status == 403:
+        return ModelError(f"base: the token may not read {repository} (403)", hint="give the token read access to it on its settings page")
+    if status == 429:
+        return MachineError("base: the hub takes no more requests for now (429)", hint="wait some minutes, or log in for a higher limit")
+    return MachineError(f"base: the hub answers {status} for {repository}", hint="try again later; what was loaded is kept")
 
 
 def _fingerprint(folder: Path) -> str:
@@ -188,6 +222,8 @@ def _check(name: str, config: dict[str, Any]) -> None:
     if not isinstance(config, dict):
         raise ModelError(f"base: config.json of {name} holds no settings", hint="download the model again")
     vet_config(name, config)
+    if "model_type" not in config:
+        raise ModelError(f"base: config.json of {name} says no model_type", hint="is it a model of transformers? give another, or download it again")
     method = str((config.get("quantization_config") or {}).get("quant_method", "")).lower()
     if method and method != "bitsandbytes":
         raise ModelError(

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from halfbyte.model.base import Base
 from halfbyte.model.machine import check_bitsandbytes
 from halfbyte.model.precision import DTYPES
 from halfbyte.model.vetting import INDEX, vet_index
+from halfbyte.model.weight_files import check_weight_files
 from halfbyte.recipe.plan import Decision
 from halfbyte.recipe.schema import FP4, NF4, NoQuant
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 # A load that quantises less of the decoder's projections than this was not what was asked for.
 SMALLEST_4BIT_SHARE = 0.99
+ELEMENTS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class Loaded:
 
 def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
     """The base's own tokenizer. Raises ModelError when it does not belong to the model."""
-    from transformers import AutoTokenizer
+    from transformers import CONFIG_MAPPING, AutoTokenizer
 
+    if base.config.get("model_type") not in CONFIG_MAPPING:
+        seen = f"base: {base.name} is a {base.config.get('model_type')}, which this transformers does not know"
+        raise ModelError(seen, hint="pip install -U transformers, or give another base")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.place, revision=base.revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -56,6 +62,18 @@ def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
     if rows and len(tokenizer) > rows:
         raise ModelError(f"base: the tokenizer has {len(tokenizer)} tokens, the model {rows}: ids do not match", hint="use the model's own tokenizer")
     return tokenizer
+
+
+def check_files(base: Base) -> None:
+    """Of a base in a folder, or of what the cache has of a hub name: its weight files are whole. Raises ModelError or IntegrityError."""
+    if base.revision is None and Path(base.place).is_dir():
+        check_weight_files(Path(base.place))
+
+
+def check_kernels(quant: NF4 | FP4 | NoQuant, base: Base) -> None:
+    """bitsandbytes that is not installed is told before the data are read. Raises MachineError."""
+    if (base.quantization is not None or quant.kind != "none") and find_spec("bitsandbytes") is None:
+        raise MachineError("bitsandbytes is not installed, and 4 bits need it", hint="pip install bitsandbytes, or train without 4 bits: quant.kind=none")
 
 
 def choose_quant(quant: NF4 | FP4 | NoQuant, base: Base) -> Decision:
@@ -77,6 +95,7 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    check_files(base)
     dtype = DTYPES[precision]
     four_bit = base.quantization is not None or quant.kind != "none"
     options = {}
@@ -100,6 +119,7 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"base: {base.name} cannot be loaded: {_first_line(error)}", hint="is it a decoder-only model with safetensors weights?") from error
     _check_whole(base.name, model, found)
+    _check_finite(base.name, model)
     model.requires_grad_(False)
     model.config.use_cache = False
     if four_bit:
@@ -158,11 +178,14 @@ def quiet_loading() -> Iterator[None]:
 
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
+    loudness = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of weights that are missing: they are refused by name
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
             yield
     finally:
+        transformers_logging.set_verbosity(loudness)
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -214,16 +237,48 @@ def set_cpu_repacking(model: nn.Module, on: bool) -> int:
 
 def _check_whole(name: str, model: nn.Module, found: dict[str, Any]) -> None:
     """transformers draws at random what a file lacks, and bitsandbytes takes a matrix of any shape: both go on without an error."""
-    odd = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
+    shapes = {key: f"{_shape(file)} in the file, {_shape(here)} by its config" for key, file, here in found["mismatched_keys"]}
+    ends = [name for name, end in _ends(model) if f"{name}.weight" in shapes]
+    if ends:
+        seen = f"base: {ends[0]}.weight of {name} is {shapes[f'{ends[0]}.weight']}: the vocabulary was resized"
+        raise ModelError(seen, hint="write the number of rows in the file as vocab_size into config.json, or download the model again")
+    odd = sorted(found["missing_keys"]) + sorted(shapes)
     for path, module in model.named_modules():
         state = getattr(module.weight, "quant_state", None) if isinstance(module, nn.Linear) else None
         if state is not None and tuple(state.shape) != (module.out_features, module.in_features):
             odd.append(f"{path}.weight")
     if odd:
+        first = ", ".join(f"{key} ({shapes[key]})" if key in shapes else key for key in odd[: 1 if shapes else 3])
         raise ModelError(
-            f"base: {len(odd)} weights of {name} are missing or not of the shape that its config says; the first is {odd[0]}",
+            f"base: {len(odd)} weights of {name} are missing or not of the shape that its config says: {first}{', ...' * (len(odd) > 3)}",
             hint="download the model again; is it a language model with its head?",
         )
+
+
+def _ends(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Embedding and head by name: as long as the vocabulary."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [(path, module) for path, module in model.named_modules() if any(module is end for end in ends)]
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _check_finite(name: str, model: nn.Module) -> None:
+    """One NaN makes every answer NaN, and training would stop at its first step without a reason. Of 4-bit weights their scales tell."""
+    broken = [path for path, parameter in model.named_parameters() if not all(bool(part.float().sum().isfinite()) for part in _telling(parameter))]
+    if broken:
+        seen = f"base: {len(broken)} tensor{'s' * (len(broken) > 1)} of {name} with NaN or infinity: {', '.join(broken[:3])}{', ...' * (len(broken) > 3)}"
+        raise ModelError(seen, hint="download the model again, or give another")
+
+
+def _telling(parameter: Any) -> list[torch.Tensor]:
+    """Tensors whose sum is finite where the weight is. In rows, so that no copy of it is made at once."""
+    if type(parameter).__name__ == "Params4bit":
+        state = parameter.quant_state
+        return [state.offset, state.state2.absmax] if state.nested else [state.absmax]
+    return list(parameter.detach().flatten().split(ELEMENTS_AT_ONCE)) if parameter.is_floating_point() else []
 
 
 def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ returned as a note, so that it can be printed.
 """
 
 import difflib
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ def load_recipe_alone(path: Path, overrides: list[str] | None = None) -> Loaded:
         looks = "is UTF-16, not UTF-8" if path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte {error.start} is not UTF-8"
         raise RecipeError(f"{path}: {looks}", hint="save the recipe as UTF-8") from error
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
+            raise  # of the machine, and told by the command as that
         raise RecipeError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
     return parse_recipe(text, str(path), overrides or [], default_name=path.stem)
 

@@ -143,6 +143,7 @@ def test_what_the_hub_answers_is_said_in_words(monkeypatch, online, error, kind,
         raise error
 
     monkeypatch.setattr(bases, "_check_hub_answers", lambda name: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *args, **kwargs: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(kind, match=words):
         find_base("owner/name@v9")
