@@ -181,7 +181,7 @@ class Program:
         own = [one for one in fitting if one.inside is inside and one.line < line]
         if own:
             return own[-1]
-        if inside is not None and not isinstance(inside, ast.Lambda) and text in {arg.arg for arg in inside.args.args}:
+        if inside is not None and text in {arg.arg for arg in (*inside.args.posonlyargs, *inside.args.args, *inside.args.kwonlyargs)}:
             return None
         outside = [one for one in fitting if one.inside is None]
         when = max((moment[0] for moment in self.moments(node)), default=line) if inside is not None else line

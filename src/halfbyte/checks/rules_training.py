@@ -645,9 +645,7 @@ def many_epochs(program: Program) -> Iterator[Seen]:
         yield found[1], f"{value:g} epochs"
     steps, rows = program.argument("max_steps"), _printed_count(program)
     if steps is not None and rows and isinstance(value := program.literal(steps[1]), int):
-        sizes = [program.argument(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
-        known = [program.literal(size[1]) for size in sizes if size is not None]
-        passes = value * math.prod(one for one in known if isinstance(one, int)) / rows
+        passes = value * math.prod(_sizes(program).values()) / rows
         if passes >= MANY_EPOCHS:
             yield steps[1], f"{passes:.0f} passes over {rows} rows"
     for call in program.trainings:
@@ -658,9 +656,34 @@ def many_epochs(program: Program) -> Iterator[Seen]:
 
 
 def _printed_count(program: Program) -> int | None:
-    """Rows of the data, where a notebook printed one data set of one part."""
-    counts = {int(count) for _, text in program.script.outputs for count in re.findall(r"num_rows: (\d+)", text)}
+    """Rows that train, where a notebook printed its data set: that of the part called train, or the only one."""
+    printed = [text for _, text in program.script.outputs]
+    trained = {int(count) for text in printed for count in re.findall(r"train['\"]?: Dataset\(\{[^}]*num_rows: (\d+)", text)}
+    counts = trained or {int(count) for text in printed for count in re.findall(r"num_rows: (\d+)", text)}
     return counts.pop() if len(counts) == 1 else None
+
+
+FEWEST_STEPS_A_PASS = 4
+
+
+@rule(
+    "note",
+    "few updates, each an average over much of the file; the last of a pass holds fewer rows and weighs as much",
+    "a smaller per_device_train_batch_size x gradient_accumulation_steps",
+)
+def few_steps_a_pass(program: Program) -> Iterator[Seen]:
+    rows, sizes = _printed_count(program), _sizes(program)
+    if rows and sizes and rows / math.prod(sizes.values()) < FEWEST_STEPS_A_PASS:
+        largest = program.argument(max(sizes, key=lambda name: sizes[name]))
+        if largest is not None:
+            yield largest[1], f"{rows} rows in steps of {math.prod(sizes.values())}: {rows / math.prod(sizes.values()):.1f} steps a pass"
+
+
+def _sizes(program: Program) -> dict[str, int]:
+    """What is known of the rows in a step."""
+    found = {name: program.argument(name) for name in ("gradient_accumulation_steps", "per_device_train_batch_size")}
+    values = {name: program.literal(one[1]) for name, one in found.items() if one is not None}
+    return {name: value for name, value in values.items() if isinstance(value, int)}
 
 
 @rule(

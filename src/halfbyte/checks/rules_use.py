@@ -12,7 +12,7 @@ from halfbyte.checks.versions import HOLES, numbers
 
 MOST_NEW_TOKENS = 4096
 METRICS = re.compile(
-    r"accuracy|f1_score|classification_report|confusion_matrix|bleu|rouge|chrf|exact_match|evaluate\.load|load_metric|perplexity|bert_?score|meteor|edit_distance|wer",
+    r"accuracy|f1_score|classification_report|confusion_matrix|bleu|rouge|chrf|exact_match|evaluate\.load|load_metric|perplexity|bert_?score|meteor|edit_distance|\bwer\b",
     re.I,
 )
 
@@ -193,9 +193,21 @@ def loss_is_the_only_figure(program: Program) -> Iterator[Seen]:
         return
     tasks = [text for _, text in program.texts if HOLE in text and TURN_MARKS.search(text)]
     named = any(METRICS.search(call.dotted) for call in program.calls) or any(METRICS.search(name) for name in program.functions)
-    compared = any(isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) and _in_loop(program, node) for node in ast.walk(program.script.tree))
+    compared = any(
+        isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq) and _beside_generation(program, node) for node in ast.walk(program.script.tree)
+    )
     if tasks and not named and not compared and (program.called("evaluate") or any("eval_dataset" in call.words for call in program.trainers)):
         yield program.trainers[0].node, "a task with answers, and no figure on them"
+
+
+def _beside_generation(program: Program, node: ast.AST) -> bool:
+    """In a loop in which answers are generated, or read."""
+    above = program.parent(node)
+    while above is not None and not isinstance(above, (ast.FunctionDef, ast.Module)):
+        if isinstance(above, (ast.For, ast.While, ast.GeneratorExp, ast.ListComp)):
+            return bool(re.search(r"generate|pipe|pred|answer|output|decode|said", ast.unparse(above)))
+        above = program.parent(above)
+    return False
 
 
 @rule(

@@ -78,7 +78,7 @@ def test_a_fault_is_named_however_it_is_written(look, rule, text, at):
 def test_every_rule_is_tried_here():
     """Beside the projects: each finds what it is for, in other words than theirs."""
     positive = {rule for rule, _, at in CASES if at is not None}
-    assert positive | {"run-broke-off", "version-with-a-hole"} == {one.name for one in RULES}
+    assert positive | {"run-broke-off", "version-with-a-hole", "few-steps-a-pass"} == {one.name for one in RULES}
 
 
 # Notebooks
@@ -130,6 +130,11 @@ def test_what_a_notebook_printed_of_its_rows_counts(look):
     """That rows are prompts with answers, and how many there are, often stands nowhere else."""
     printed = {1: [{"output_type": "stream", "text": ["Dataset({num_rows: 100})\n", "User: a?\n", "Assistant: b\n"]}]}
     cells = (SFT, "print(rows[0])", "t = SFTTrainer(m, dataset_text_field='text', args=SFTConfig(max_steps=200, per_device_train_batch_size=10))")
+    parts = {
+        1: [{"output_type": "execute_result", "data": {"text/plain": ["DatasetDict({\n train: Dataset({ num_rows: 30 })\n test: Dataset({ num_rows: 9 }) })"]}}]
+    }
+    assert "few-steps-a-pass" in {one.rule for one in look(notebook(*cells, outputs=parts), "n.ipynb")}
+    assert "few-steps-a-pass" not in {one.rule for one in look(notebook(*cells, outputs=printed), "n.ipynb")}
     assert {"whole-sequence-loss", "many-epochs"} <= {one.rule for one in look(notebook(*cells, outputs=printed), "n.ipynb")}
     assert not {"whole-sequence-loss", "many-epochs"} & {one.rule for one in look(notebook(*cells), "n.ipynb")}
 
