@@ -64,6 +64,12 @@ class IntegrityError(HalfbyteError):
     exit_code = 5
 
 
+class ProofError(HalfbyteError):
+    """What is about to be trained does not compute what it says (docs/checks.md); the message has a line for each proof that failed."""
+
+    exit_code = 5
+
+
 class PromiseError(HalfbyteError):
     """A run is not as good as its recipe or the caller of `gate` asked for; the message has a line for each promise."""
 

@@ -10,15 +10,20 @@ from dataclasses import replace
 
 import torch
 
+from halfbyte.checks.of_batches import OF_BATCHES
+from halfbyte.checks.of_marks import OF_MARKS
 from halfbyte.checks.of_model import OF_MODEL
 from halfbyte.checks.of_order import OF_ORDER
 from halfbyte.checks.of_rows import OF_ROWS
+from halfbyte.checks.of_steps import OF_STEPS
+from halfbyte.checks.of_talks import OF_TALKS
 from halfbyte.checks.of_use import DEEP, OF_USE
 from halfbyte.checks.proof import Claim, Proof, lead
 from halfbyte.checks.subject import Subject
 from halfbyte.checks.trial import Trial, kept
 
-__all__ = ["Proof", "prove"]
+WITHOUT_MODEL = [*OF_ROWS, *OF_TALKS, *OF_MARKS, *OF_ORDER]
+CLAIMS = [*WITHOUT_MODEL, *OF_MODEL, *OF_BATCHES, *OF_STEPS, *OF_USE]
 
 
 def prove(subject: Subject, deep: bool = False, listener: Callable[[Proof], None] | None = None) -> list[Proof]:
@@ -27,7 +32,7 @@ def prove(subject: Subject, deep: bool = False, listener: Callable[[Proof], None
     with kept(subject.model):
         trial = Trial(subject, everything=deep)
         try:
-            for claim in [*OF_ROWS, *OF_ORDER, *OF_MODEL, *OF_USE, *(DEEP if deep else [])]:
+            for claim in [*CLAIMS, *(DEEP if deep else [])]:
                 proof = _proof(claim, trial, proofs)
                 proofs.append(proof)
                 if listener:
@@ -41,7 +46,7 @@ def prove(subject: Subject, deep: bool = False, listener: Callable[[Proof], None
 
 def _proof(claim: Claim, trial: Trial, before: list[Proof]) -> Proof:
     """With the time that it took."""
-    if claim not in OF_ROWS and before[0].passed is False:
+    if claim not in WITHOUT_MODEL and before[0].passed is False:
         return Proof(claim.name, None, f"not looked at: {before[0].told}")
     began = time.monotonic()
     trial.clear()

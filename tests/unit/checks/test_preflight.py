@@ -16,7 +16,7 @@ from halfbyte.errors import HalfbyteError
 from halfbyte.train.step import StepResult
 from toy_subjects import make_subject
 
-CLAIMS = {claim.name: claim for claim in [*preflight.OF_ROWS, *preflight.OF_ORDER, *preflight.OF_MODEL, *preflight.OF_USE, *preflight.DEEP]}
+CLAIMS = {claim.name: claim for claim in [*preflight.CLAIMS, *preflight.DEEP]}
 CLEAN = {
     "mistral": {}, "falcon": {"architecture": "falcon", "bos": False}, "dora": {"words": ["adapter.kind=dora"]}, "packed": {"words": ["data.packing=best_fit"]},
     "text": {"text": True}, "no chat template": {"chat": False}, "rslora, dropout, recomputed": {
@@ -420,4 +420,4 @@ def test_ids_that_the_model_does_not_know_never_reach_it(subjects):
     """On a GPU they would end the process."""
     proofs = preflight.prove(with_rows(lambda row: Tokens([*row.ids[:-1], 320], row.trained, "", 0))(subjects()))
     assert proofs[0].passed is False
-    assert all(proof.passed is None for proof in proofs[7:])
+    assert all(proof.passed is None for proof in proofs[len(preflight.WITHOUT_MODEL) :])

@@ -1,0 +1,241 @@
+"""Proofs about gradients and the first steps: what the optimizer is given, what it holds, what moves, and what must not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halfbyte.checks.of_model import fingerprints
+from halfbyte.checks.proof import Claim, NotHere, Refuted
+from halfbyte.checks.trial import (
+    Gradient,
+    Trial,
+    ending,
+    gradients_apart,
+    length,
+    supervised_of,
+)
+from halfbyte.errors import HalfbyteError
+from halfbyte.train.step import StepResult
+
+PLACES_KEPT = 32
+"""A layer keeps about so many times its input for the backward pass; a row so much shorter fits where all is kept."""
+RATE = 1e-4
+"""Not the run's, which may be as small as to be rounded away in two steps: what is looked at is what moves, not how far."""
+
+
+# Gradients
+
+
+class Watched(torch.optim.Optimizer):
+    """Takes the gradient that a step hands over, and changes nothing."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(list(trial.trained.values()), {"lr": 0.0})
+        self.trial = trial
+        self.seen: Gradient = {}
+        self.base_has: list[str] = []
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        self.seen = self.trial.gradient()
+        self.base_has = [name for name, one in self.trial.model.named_parameters() if name not in self.trial.trained and one.grad is not None]
+
+
+def accumulation(trial: Trial) -> str:
+    """One gradient, one loss, one count, however rows fall into micro-batches; and those of a last, smaller step are its own rows'."""
+    subject, reference = trial.subject, trial.reference
+    worst, clips = 0.0, []
+    ways = [
+        (f"{len(trial.rows)} x 1", [[row] for row in trial.rows], reference.gradient, reference.loss, reference.supervised),
+        ("x".join(str(len(rows)) for rows in trial.together), trial.together, reference.gradient, reference.loss, reference.supervised),
+        ("a last step of 1", [[trial.rows[-1]]], reference.last_gradient, reference.last_loss, reference.last_supervised),
+    ]
+    with trial.in_training():
+        for name, way, gradient, mean, supervised in ways:
+            optimizer = Watched(trial)
+            result = subject.step(trial.model, [trial.batch(rows) for rows in way], optimizer)
+            if result.skipped:
+                raise NotHere("a float16 gradient overflowed, and the step was left out as it should be")
+            _counted(name, result, supervised, sum(len(row.ids) for rows in way for row in rows))
+            if optimizer.base_has:
+                raise Refuted(f"{optimizer.base_has[0]} of the base gets a gradient", "the base is not frozen", "train the adapter alone")
+            tight = abs(result.loss - mean) / abs(mean)
+            if not tight <= trial.tolerance.loss:
+                raise Refuted(*_uneven(f"{name}: the loss is {result.loss:.6g}, by its definition {mean:.6g}"))
+            size, taken = length(gradient), length(optimizer.seen)
+            if not abs(result.grad_norm - size) <= trial.tolerance.gradient * size:
+                raise Refuted(*_uneven(f"{name}: the gradient's length is {result.grad_norm:.6g}, by its definition {size:.6g}"))
+            if not taken > 0:
+                raise Refuted(f"{name}: no gradient reaches the optimizer", "gradients are cleared before the update", "clear them after the update")
+            if taken > size * (1 + trial.tolerance.gradient):
+                raise Refuted(*_uneven(f"{name}: the gradient has grown from {size:.4g} to {taken:.4g}"))
+            clips += [taken] if taken < size * (1 - trial.tolerance.gradient) else []
+            scaled = {key: value * (size / taken) for key, value in optimizer.seen.items()}
+            differs, where = gradients_apart(scaled, gradient)
+            if not differs <= trial.tolerance.gradient * (1 if trial.subject.dtype == torch.float32 else 3):
+                raise Refuted(*_uneven(f"{name}: the gradient of {where} is {differs:.2g} of its length from its definition"))
+            worst = max(worst, differs)
+            if any(one.grad is not None and bool(one.grad.any()) for one in trial.trained.values()):
+                raise Refuted("gradients are left after the step", "they are not cleared, so each step adds those before it", "clear them after the update")
+    if clips and max(clips) > min(clips) * (1 + 2 * trial.tolerance.gradient):
+        raise Refuted(*_uneven(f"gradients are cut to lengths from {min(clips):.4g} to {max(clips):.4g}"))
+    counts = [supervised_of(row) for row in trial.rows]
+    return f"{', '.join(way[0] for way in ways)} over {min(counts)} to {max(counts)} supervised tokens a row: {worst:.1g} from the definition"
+
+
+def _counted(name: str, result: StepResult, supervised: int, tokens: int) -> None:
+    if result.supervised != supervised or result.tokens != tokens:
+        raise Refuted(
+            f"{name}: a step tells of {result.supervised} supervised of {result.tokens} tokens, there are {supervised} of {tokens}",
+            "padding or prompts are counted",
+            "count what is labelled, and tokens without padding",
+        )  # fmt: skip
+
+
+def _uneven(seen: str) -> tuple[str, str, str]:
+    return (
+        seen,
+        "each micro-batch is averaged by itself, or divided by another number than its own step's",
+        "divide the sum by the supervised tokens of the step",
+    )
+
+
+def recomputation(trial: Trial) -> str:
+    """With the same dropout, too."""
+    subject = trial.subject
+    keeps_all = not any(getattr(layer, "gradient_checkpointing", False) for layer in trial.layers)
+    row = trial.rows[-1] if keeps_all else ending(trial.rows[-1], max(4, trial.room // PLACES_KEPT))
+    batch = trial.batch([row]).to(trial.device)
+    found: list[tuple[float, Gradient, int]] = []
+    calls = 0
+
+    def count(layer: nn.Module, inputs: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    inner = [module for module in trial.layers[0].modules() if module is not trial.layers[0]]
+    for on in (False, True):
+        calls = 0
+        with trial.in_training(dropout=True), subject.recompute(trial.model, on):
+            hook = inner[0].register_forward_pre_hook(count)
+            try:
+                torch.manual_seed(0)
+                value = subject.loss(subject.logits(trial.model, batch), batch.labels)
+                value.backward()
+            finally:
+                hook.remove()
+            found.append((float(value.detach()), trial.gradient(), calls))
+    (kept_loss, kept_gradient, once), (again_loss, again_gradient, twice) = found
+    differs, where = gradients_apart(again_gradient, kept_gradient)
+    missing = [name for name in kept_gradient if kept_gradient[name].any() and not again_gradient[name].any()]
+    hint = "recompute with non-reentrant checkpoints, whose inputs need no gradient"
+    if missing:
+        raise Refuted(f"recomputed, {len(missing)} adapters get no gradient, the first is {missing[0]}", "reentrant checkpoints behind frozen embeddings", hint)
+    if not abs(again_loss - kept_loss) <= trial.tolerance.loss * abs(kept_loss) or not differs <= 3 * trial.tolerance.gradient:
+        seen = f"recomputed, the loss is {again_loss:.6g} for {kept_loss:.6g}, the gradient of {where} {differs:.2g} of its length away"
+        raise Refuted(seen, "the second run is not the first: dropout drawn anew, or weights exchanged between", hint)
+    if twice <= once and once < 2:
+        raise NotHere("no layer of this base is recomputed")
+    return f"gradients {differs:.1g} apart, losses {abs(again_loss - kept_loss):.1g}, over {len(row.ids)} tokens"
+
+
+# The first steps
+
+
+def first_steps(trial: Trial) -> str:
+    """Two steps with the run's optimizer: every adapter has a gradient by then (while B is zero, A's is zero), all of them moved, and nothing else did."""
+    subject, model = trial.subject, trial.model
+    optimizer = subject.make_optimizer(model)
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if {id(one) for one in held} != {id(one) for one in trial.trained.values()} or len(held) != len(trial.trained):
+        strange = sum(id(one) not in names for one in held)
+        raise Refuted(
+            f"the optimizer holds {len(held)} tensors, {strange} of them not the model's; {len(trial.trained)} are trained",
+            "the optimizer was made for other tensors than the model's", "make the optimizer from the model as it is trained, once all is in its place",
+        )  # fmt: skip
+    reference = trial.reference.gradient
+    before = fingerprints(trial)
+    batches = [trial.batch([row]) for row in trial.rows]
+    try:
+        with trial.in_training(), _gradients_seen(trial) as reached:
+            for group in optimizer.param_groups:
+                group["lr"] = RATE
+            results = [subject.step(model, batches, optimizer)]
+            against = sum(float(((one.detach().cpu() - trial.values[name]) * reference[name]).sum()) for name, one in trial.trained.items())
+            results.append(subject.step(model, batches, optimizer))
+        if any(result.skipped for result in results):
+            raise NotHere("a float16 gradient overflowed, and the step was left out as it should be")
+        dead = [name for name in trial.trained if not bool(reached.get(name, False))]
+        if dead:
+            seen = f"{len(dead)} of {len(trial.trained)} tensors of the adapter have no gradient after two steps, the first is {dead[0]}"
+            raise Refuted(seen, "what stands between it and the loss passes no gradient on", "look at adapter.target_modules and train.gradient_checkpointing")
+        still = [name for name, one in trial.trained.items() if torch.equal(one.detach().cpu(), trial.values[name])]
+        if still:
+            seen = f"{len(still)} of {len(trial.trained)} tensors of the adapter did not move in two steps, the first is {still[0]}"
+            raise Refuted(seen, "the optimizer does not hold them, or their updates are rounded away", "keep what is trained in float32, in the optimizer")
+        if any(not bool(one.isfinite().all()) for one in trial.trained.values()):
+            raise Refuted("after two steps an adapter is not finite", "the learning rate is too high", "lower train.learning_rate")
+        after = fingerprints(trial)
+        moved = [name for name in before if before[name][0] != after.get(name, (None, 0))[0]]
+        if moved:
+            raise Refuted(f"{len(moved)} tensors of the base moved, the first is {moved[0]}", "the base is not frozen", "train the adapter alone")
+        if not against < 0:
+            raise Refuted("the first step goes along its gradient, not against it", "the sign of the loss or of the update is wrong", "minimise the loss")
+        losses = f"loss {results[0].loss:.4f}, then {results[1].loss:.4f}"
+        return f"2 steps moved {len(trial.trained)} of {len(trial.trained)} adapters and 0 of {len(before):,} other tensors; {losses}"
+    finally:
+        trial.put_values_back()
+
+
+@contextmanager
+def _gradients_seen(trial: Trial) -> Iterator[dict[str, Tensor]]:
+    """By name, whether a gradient other than zero has arrived."""
+    seen: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Any:
+        def look(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                now = parameter.grad.detach().any()
+                seen[name] = now if name not in seen else seen[name] | now
+
+        return look
+
+    hooks = [parameter.register_post_accumulate_grad_hook(hook_for(name)) for name, parameter in trial.trained.items()]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def not_finite(trial: Trial) -> str:
+    """A step whose loss is not finite stops before the update."""
+    subject = trial.subject
+    name, parameter = next(iter(trial.trained.items()))
+    optimizer = Watched(trial)
+    try:
+        with trial.in_training():
+            with torch.no_grad():
+                parameter.fill_(float("nan"))
+            try:
+                result = subject.step(trial.model, [trial.batch([trial.rows[0]])], optimizer)
+            except HalfbyteError as error:
+                if optimizer.seen:
+                    raise Refuted("the update was made before the loss was looked at", "the check comes too late", "look at loss and gradient first") from error
+                return f"with NaN in {name} a step stops before the update"
+        seen = f"with NaN in {name} a step went on, with a loss of {result.loss:g}"
+        raise Refuted(seen, "loss and gradient are not looked at", "stop where either is not finite")
+    finally:
+        trial.put_values_back()
+
+
+OF_STEPS = [
+    Claim("accumulation", accumulation, "the step", "divide the sum by the supervised tokens of the step"),
+    Claim("recomputation", recomputation, "recomputation", "set train.gradient_checkpointing=false"),
+    Claim("first steps", first_steps, "the optimizer or the step", "make the optimizer from the model as it is trained"),
+    Claim("no update on NaN", not_finite, "the step", "stop where loss or gradient are not finite"),
+]
