@@ -1,7 +1,8 @@
 """Where stages meet, and the only place: every verb of the command line is a function here, with the same words.
 
 audit, show: what the data say      prepare: file -> records -> sides -> examples -> tokens -> rows      plan: what will run, and why
-train:   plan -> base + adapter -> loop -> base against tuned -> report      evaluate: the last two again
+check: proofs on what a recipe would train
+train:   plan -> base + adapter -> proofs -> loop -> base against tuned -> report      evaluate: the last two again
 compare, rate, gate: what finished runs are worth      open_tuned, answer_all, reply, classify: a tuned model in use (use.py)
 doctor: what this machine is worth
 """
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from halfbyte import __version__
 from halfbyte.api.again import compare_inputs, computed_as_then, recipe_again, refuse_other_inputs
+from halfbyte.api.check import prove_planned, refuse_failed
 from halfbyte.api.cuts import cut_everywhere, shortened
 from halfbyte.api.data import Listener, audit, prepare, prepare_for, show
 from halfbyte.api.identity import (
@@ -50,6 +52,7 @@ from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, sco
 from halfbyte.api.watch import Watch
 from halfbyte.budget.forecast import Forecast
 from halfbyte.checks.doctor import doctor
+from halfbyte.checks.proof import Proof
 from halfbyte.checks.reproduce import Reproduction, compare_courses
 from halfbyte.checks.resume import ResumeProof
 from halfbyte.data.batches import in_order
@@ -85,7 +88,7 @@ from halfbyte.train.retry import changed_computing
 from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
 
 __all__ = [
-    "Planned", "Tuned", "answer_all", "audit", "classify", "compare", "doctor", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply",
+    "Planned", "Tuned", "answer_all", "audit", "check", "classify", "compare", "doctor", "evaluate", "gate", "open_tuned", "plan", "prepare", "rate", "reply",
     "reproduce", "resume", "scorer_of", "show", "train", "verify_resume",
 ]  # fmt: skip
 
@@ -150,6 +153,19 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
         [*first, *prepared.decisions, choose_quant(recipe.quant, base)], [*notes, *memory.notes], memory.computing, memory.pages,
     )  # fmt: skip
     return Planned(recipe, base, tokenizer, prepared, prompts, machine, settled, memory)
+
+
+def check(loaded: Loaded, listener: Listener | None = None, deep: bool = False) -> list[Proof]:
+    """Loads what training would load, within the same budget, and proves that it computes what it says. Raises ProofError when a proof fails.
+
+    `deep`: base and adapter are also built twice more, a fresh process is asked, and every row is looked at.
+    """
+    planned = plan(loaded, listener)
+    with within_budget(planned.machine, planned.plan.computing):
+        model, _ = adapt_new(load_for(planned.recipe, planned.base, planned.machine, planned.plan), planned.recipe, planned.machine, planned.plan)
+        proofs = prove_planned(planned, model, listener or (lambda event: None), deep)
+    refuse_failed(proofs)
+    return proofs
 
 
 def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:
@@ -332,6 +348,8 @@ def _run_alone(
         })  # fmt: skip
         note_start(run, model)
         tell_peak(log.append, "load", machine)
+        refuse_failed(prove_planned(planned, model, log.append))
+        tell_peak(log.append, "proofs", machine)
         dtype, pad = DTYPES[planned.plan.precision], pad_id(planned.tokenizer)
         validation = in_order(prepared.validation, planned.plan.computing.micro_batch_size, pad)
 

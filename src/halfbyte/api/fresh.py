@@ -1,6 +1,6 @@
 """A process that knows nothing but files: base and adapter are read, and the logits of one row are written. `check --deep` starts it.
 
-    python -m halfbyte.api.fresh FOLDER        with recipe.yaml and job.json; writes logits.safetensors
+python -m halfbyte.api.fresh FOLDER        with recipe.yaml and job.json; writes logits.safetensors
 """
 
 import json

@@ -47,8 +47,8 @@ def end_marks(trial: Trial) -> str:
     if not ended:
         raise NotHere(f"none of the {len(rows):,} rows looked at ends a text")
     _end_has_gradient(trial, min(ended, key=lambda row: len(row.ids)))
-    what = f"each of {len(documents):,} answers" if talks else f"{len(ended)} of {len(documents):,} blocks, where a text ends,"
-    return f"{what} end{'s' if talks else ''} with {name_of(trial, ended[0].ids[-1])}, which is trained, has a gradient, and ends generation"
+    place = f"each of {len(documents):,} answers ends with" if talks else f"where a text ends, in {len(ended)} of {len(documents):,} blocks, stands"
+    return f"{place} {name_of(trial, ended[0].ids[-1])}, which is trained, has a gradient, and ends generation"
 
 
 def _texts_are_cut_full(trial: Trial, unfinished: list[Tokens]) -> None:

@@ -24,8 +24,8 @@ from halfbyte.model.load import decoder_layers
 
 FEW = 4
 """Rows that the model is asked about."""
-LONGEST = 192
-"""Tokens of such a row."""
+LONGEST = {"cpu": 64, "cuda": 192}
+"""Tokens of such a row: on a CPU a pass takes its time by the token."""
 MOST_LOGITS = 2**24
 """Of one row, in float32 64 MiB."""
 MANY = 2000
@@ -67,7 +67,7 @@ class Trial:
     @cached_property
     def rows(self) -> list[Tokens]:
         """Two to FEW rows of one document each, of unequal length, the shortest first."""
-        longest = max(4, min(self.room // 2, LONGEST, MOST_LOGITS // self.vocabulary))
+        longest = max(4, min(self.room // 2, LONGEST.get(self.device.type, 192), MOST_LOGITS // self.vocabulary))
         documents = [document for row in self._short_rows() for document in documents_of(row)]
         documents = sorted((document for document in documents if document.supervised), key=lambda document: len(document.ids))
         if not documents:

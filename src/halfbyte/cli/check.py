@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from halfbyte.cli.screen import Screen, print_json, printable
@@ -22,18 +21,21 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Also build base and adapter twice more, ask a fresh process, and look at every row.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the proofs as JSON.")] = False,
 ) -> None:
-    """Load what a recipe would train and prove that it computes what it says: labels, masks, gradients, padding, saving. Trains nothing; exit code 5 where a proof fails."""
+    """Prove that what a recipe would train computes what it says: labels, masks, gradients, padding, saving. Trains nothing; exit code 5 if a proof fails."""
     from halfbyte.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     from halfbyte import api
 
     with Screen() as screen:
-        if json:
-            proofs = api.check(loaded, deep=deep)
-            print_json([proof.as_json() for proof in proofs])
-        else:
+        if not json:
             api.check(loaded, listener_of(screen), deep)
+            return
+        proofs: list[dict[str, Any]] = []
+        try:
+            api.check(loaded, lambda event: proofs.append(event) if event["event"] == "proof" else None, deep)
+        finally:  # of a set-up that is refused too
+            print_json([{key: value for key, value in proof.items() if key != "event"} for proof in proofs])
 
 
 def listener_of(screen: Screen) -> Callable[[dict[str, Any]], None]:
@@ -50,8 +52,12 @@ def listener_of(screen: Screen) -> Callable[[dict[str, Any]], None]:
 
 def show_proof(screen: Screen, proof: dict[str, Any]) -> None:
     sign, style = SIGNS[proof["passed"]]
-    line = Text(f"{sign:10}  ", style).append(f"{proof['name']:17}", "bold").append(f" {printable(proof['told'])}", "" if proof["passed"] else style)
-    screen.print(line)
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_column(width=10)
+    line.add_column(width=16)
+    line.add_column(overflow="fold")
+    line.add_row(Text(sign, style), Text(proof["name"], "bold"), Text(printable(proof["told"]), "" if proof["passed"] else style))
     if proof["passed"] is False:
-        screen.print(Padding(Text(f"likely: {printable(proof['likely'])}"), (0, 0, 0, 30)))
-        screen.print(Padding(f"mend:   {escape(printable(proof['hint']))}", (0, 0, 0, 30)), highlight=False)
+        line.add_row("", "likely", Text(printable(proof["likely"])))
+        line.add_row("", "mend", Text(printable(proof["hint"])))
+    screen.print(line)

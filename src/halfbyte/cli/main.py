@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from halfbyte import __version__
 from halfbyte.cli import doctor, verdicts
+from halfbyte.cli.check import check
 from halfbyte.cli.outlet import output_may_close
 from halfbyte.cli.reproduce import reproduce
 from halfbyte.cli.screen import Screen, called, error_console, print_json, print_keys, printable
@@ -235,6 +236,7 @@ def evaluate(
         screen.show_result(run)
 
 
+app.command()(check)
 app.command()(verdicts.compare)
 app.command()(verdicts.rate)
 app.command()(verdicts.gate)

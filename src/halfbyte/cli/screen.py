@@ -203,6 +203,8 @@ class Screen:
             )
         elif kind == "progress":
             self.on_progress(event["stage"], event["rows"])
+        elif kind == "proofs":
+            self.print(f"{event['passed']} proofs hold before step 1, looked at in {event['seconds']:.1f} s", highlight=False)
         elif kind == "step":
             self._step(event)
         elif kind == "validation":

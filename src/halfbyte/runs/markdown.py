@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from halfbyte.runs import foreseen
+from halfbyte.runs import foreseen, proven
 from halfbyte.runs.answers import cut, tags
 from halfbyte.runs.classes import MOST_CLASSES, NAMELESS, class_rows, scorer_rows, told_of_classes
 from halfbyte.runs.findings import RECITAL, RECITAL_HEAD, recital_rows, score_rows, told_of_choice, told_of_rating, told_of_replies, told_of_structure
@@ -35,6 +35,7 @@ def markdown(report: dict[str, Any], folder: str) -> str:
         part("Predicted", grid(foreseen.HEAD, foreseen.rows(report))),
         part("Data", plain(told_of_data(report["data"])), grid(["rows read went to", "rows"], bins(report["data"])),
              grid(["split", "rows of tokens", "tokens in the loss"], split(report["data"]))),
+        part(proven.TITLE, plain(proven.told_of_proofs(report["proofs"])), grid(proven.HEAD, proven.proof_rows(report["proofs"]), numbers=False)),
         part("Plan", grid(["decision", "value", "reason"], decisions(report), numbers=False)),
         part("Notes", "\n".join(f"- {plain(note)}" for note in report["notes"])),
         part("Run", bullets([*environment(report), *long_facts(report)])),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from halfbyte.runs import proven
 from halfbyte.runs.answers import side_by_side
 from halfbyte.runs.chart import CHART_CSS, Points, Series, line_chart
 from halfbyte.runs.classes import class_parts
@@ -44,6 +45,7 @@ def page(report: dict[str, Any], folder: str) -> str:
         section("Training", charts(report)),
         section("Predicted", bars(report)),
         section("Data", ledger(report["data"])),
+        section(proven.TITLE, paragraph(proven.told_of_proofs(report["proofs"]), "first"), table(proven.HEAD, proven.proof_rows(report["proofs"]), "wide")),
         section("Plan", table(["decision", "value", "reason"], decisions(report), "wide")),
         section("Notes", f"<ul>{notes}</ul>" if notes else ""),
         section("Run", facts(environment(report)), facts(long_facts(report), "wide")),

@@ -136,6 +136,7 @@ def summarise(log: Log, plan: dict[str, Any], folder: str) -> dict[str, Any]:
         "replies": without_stamp(log.latest.get("replies")),
         "choice": without_stamp(log.latest.get("choice")),
         "test_opened": log.latest.get("test_opened", {}).get("times"),
+        "proofs": {"seconds": number(log.latest.get("proofs", {}).get("seconds")), "rows": [without_stamp(row) for row in log.rows["proof"].values()]},
         "data": log.latest.get("data", {}).get("ledger") or {},
         "model": {key: model[key] for key in MODEL_KEYS if key in model},
         "training": {

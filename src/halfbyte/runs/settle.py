@@ -8,7 +8,7 @@ from halfbyte.runs.events import Event
 
 ROW_KEY = {
     "step": ("step",), "validation": ("step",), "skipped": ("step",), "perplexity": ("model",), "generation": ("row", "prompt"),
-    "comparison": ("group", "metric"), "memory": ("phase",), "memory_change": ("message",),
+    "comparison": ("group", "metric"), "memory": ("phase",), "memory_change": ("message",), "proof": ("name",),
 }  # fmt: skip
 """Kinds of which there are many, and what tells one row from the next: a later line with the same key replaces the earlier."""
 STATUS_AFTER = {"run": "unfinished", "resume": "unfinished", "end": "finished", "measured": "finished", "interrupted": "interrupted", "failed": "failed"}
