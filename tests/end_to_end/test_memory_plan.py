@@ -53,7 +53,7 @@ def test_the_plan_chooses_and_the_run_is_computed_so(recipe, tmp_path):
     assert plan["memory"]["chosen"]["fits"]
     assert plan["memory"]["chosen"] in plan["memory"]["considered"]
     assert [phase["name"] for phase in plan["memory"]["phases"]] == ["load", "step", "evaluate", "generate", "merge"]
-    assert [event["phase"] for event in events(run, "memory")] == ["load", "train", "evaluate"]
+    assert [event["phase"] for event in events(run, "memory")] == ["load", "proofs", "train", "evaluate"]
     assert report["memory"]["predicted_bytes"] == plan["predicted_bytes"] > 800_000_000
     assert report["memory"]["measured_bytes"] == 1_300_000_000  # the most that any event tells
     assert report["time"]["predicted_step_seconds"] > 0

@@ -104,17 +104,17 @@ def test_a_run_leaves_its_files_its_events_and_its_report(runs, kind):
         path.name for path in (run / "adapter").iterdir()
     }
     assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.part"))
-    kinds = [event["event"] for event in told(run)]
-    assert kinds[:5] == ["run", "data", "model", "memory", "validation"]
-    assert kinds[5:18] == ["step", "step", "validation", "checkpoint"] * 2 + ["labels", "choice", "memory", "measuring", "test_opened"]
-    assert kinds[18:21] == ["measurement", "perplexity", "perplexity"]
-    assert set(kinds[21:-2]) == {"generation", "comparison"} | ({"replies"} if kind == "pairs" else set())
+    kinds = [event["event"] for event in told(run) if event["event"] != "proof"]
+    assert kinds[:7] == ["run", "data", "model", "memory", "proofs", "memory", "validation"]
+    assert kinds[7:20] == ["step", "step", "validation", "checkpoint"] * 2 + ["labels", "choice", "memory", "measuring", "test_opened"]
+    assert kinds[20:23] == ["measurement", "perplexity", "perplexity"]
+    assert set(kinds[23:-2]) == {"generation", "comparison"} | ({"replies"} if kind == "pairs" else set())
     assert kinds[-2:] == ["memory", "end"]
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {
         "perplexity", "name", "status", "base_model", "device", "versions", "command", "started", "data", "model", "training", "evaluation", "validation",
         "generations", "decisions", "notes", "verdict", "comparisons", "rating", "classes", "answered_classes", "structure", "replies", "choice",
-        "test_opened", "memory", "time", "curves", "licences", "hashes", "labels_as_previewed", "recipe", "seed", "adapter_sha256", "answers",
+        "test_opened", "memory", "time", "curves", "proofs", "licences", "hashes", "labels_as_previewed", "recipe", "seed", "adapter_sha256", "answers",
     }  # fmt: skip
     assert (report["status"], report["command"], report["model"]["share_4bit"]) == ("finished", "halfbyte train toy.yaml", 1.0)
     assert report["training"]["steps"] == STEPS
