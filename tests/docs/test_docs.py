@@ -32,7 +32,7 @@ def test_the_page_of_keys_is_that_of_the_schema():
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == load(ROOT / "scripts" / "write_docs.py").write()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/data.md", "docs/doctor.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/data.md", "docs/doctor.md", "docs/checks.md", "CONTRIBUTING.md"])
 def test_every_verb_that_a_page_names_exists(page):
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     text = (ROOT / page).read_text(encoding="utf-8")

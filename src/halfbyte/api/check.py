@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def prove_planned(planned: "Planned", model: "PeftModel", log: Callable[[Event], None], deep: bool = False) -> list[Proof]:
     """Each proof is an event, and so is the time of all."""
     began = time.monotonic()
-    proofs = prove(_subject(planned, model, deep), deep, lambda proof: log({"event": "proof", **proof.as_json()}))
+    proofs = prove(subject_planned(planned, model, deep), deep, lambda proof: log({"event": "proof", **proof.as_json()}))
     log({"event": "proofs", "passed": sum(proof.passed is True for proof in proofs), "seconds": round(time.monotonic() - began, 2)})
     return proofs
 
@@ -43,7 +43,7 @@ def refuse_failed(proofs: list[Proof]) -> None:
         raise ProofError("\n".join(lines), hint=failed[0].hint)
 
 
-def _subject(planned: "Planned", model: "PeftModel", deep: bool) -> Subject:
+def subject_planned(planned: "Planned", model: "PeftModel", deep: bool = False) -> Subject:
     recipe, machine, settled = planned.recipe, planned.machine, planned.plan
 
     def build() -> "PeftModel":

@@ -71,5 +71,6 @@ def subject_of(
         save=lambda model, folder: save_adapter(model, folder, base.place, base.revision), reloaded=adapter_beside,
         scale=section.alpha / (section.r**0.5 if section.kind == "rslora" else section.r),
         trained="all" if isinstance(prepared.section, TextData) else prepared.section.loss,
-        epochs=None if train.max_steps else train.num_epochs, begins_as_base=section.init_from is None,
+        epochs=None if train.max_steps else train.num_epochs, begins_as_base=section.init_from is None, asked=section if section.init_from is None else None,
+        quant=recipe.quant if base.quantization is None else None, max_norm=train.max_grad_norm, weight_decay=train.weight_decay,
     )  # fmt: skip

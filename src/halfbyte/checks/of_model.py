@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from halfbyte.checks.proof import Claim, Refuted
 from halfbyte.checks.tolerance import SAME_SCALE
-from halfbyte.checks.trial import (
-    Trial,
-    apart,
-    ending,
-)
+from halfbyte.checks.trial import Trial, apart, ending
+from halfbyte.recipe.schema import FP4, NF4
 
 BASE_AGAIN = "load the base again; halfbyte train starts from its files"
 # Weights that are no trained matrices of peft have none of these in their names.
@@ -97,12 +94,26 @@ def weights(trial: Trial) -> str:
         if parameter.is_floating_point() and parameter.dtype not in (subject.dtype, torch.float32):
             seen = f"{name} is in {str(parameter.dtype).removeprefix('torch.')}, the plan says {str(subject.dtype).removeprefix('torch.')}"
             raise Refuted(seen, "the base was loaded in another type", "load the base in the plan's precision")
+    _kept_as_asked(trial)
     _tied(trial)
     row = trial.rows[0]
     if not bool(trial.alone(row).isfinite().all()):
         raise Refuted("the logits of the first row are not finite", "a product overflows in this type", "train in bfloat16, or in float32")
     count = sum(parameter.numel() for parameter in trial.trained.values())
     return f"{len(found):,} tensors of the base and {len(trial.trained):,} of the adapter are finite; {count:,} weights are trained, in float32"
+
+
+def _kept_as_asked(trial: Trial) -> None:
+    """Layers that the plan keeps in 16 bits have no 4-bit weights any more."""
+    quant = trial.subject.quant
+    for name, parameter in trial.model.named_parameters():
+        if quant is None or type(parameter).__name__ != "Params4bit":
+            continue
+        state = cast(Any, parameter).quant_state
+        seen = f"{state.quant_type}{', scales quantised too' if state.nested else ''}"
+        wanted = f"{quant.kind}{', scales quantised too' if isinstance(quant, NF4 | FP4) and quant.double_quant else ''}"
+        if seen != wanted:
+            raise Refuted(f"{name} is kept as {seen}, the recipe asks for {wanted}", "quant.* does not reach what loads the base", BASE_AGAIN)
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor | None:
@@ -162,6 +173,7 @@ def adapter(trial: Trial) -> str:
             wanted = any(path == target or path.endswith(f".{target}") for target in targets)
             if wanted and name not in adapted and type(module).__name__ in ("Linear", "Linear4bit", "Conv1D"):
                 raise Refuted(f"{path} has no adapter", "the adapter was not added to every layer that was asked for", "look at adapter.target_modules")
+    _as_asked(trial, adapted)
     row = trial.rows[-1]
     with_adapter = trial.alone(row)
     with model.disable_adapter():
@@ -174,6 +186,31 @@ def adapter(trial: Trial) -> str:
         raise Refuted(seen, "its matrices are not made so that their product is zero", "start with B at zero")
     told = f"moves the logits by {differs:.1g} before step 1"
     return f"{len(adapted)} layers, {len(trial.trained)} trained tensors, scale {subject.scale:g}; it {told}"
+
+
+def _as_asked(trial: Trial, adapted: dict[str, Any]) -> None:
+    """Rank, dropout, kind and layers are those of the recipe."""
+    asked, active = trial.subject.asked, trial.model.active_adapter
+    if asked is None:
+        return
+    hint = "look at adapter.*"
+    for name, module in adapted.items():
+        dropout = module.lora_dropout[active].p if isinstance(module.lora_dropout[active], nn.Dropout) else 0.0
+        for what, seen, wanted in (
+            ("rank", module.r[active], asked.r),
+            ("dropout", dropout, asked.dropout),
+            ("magnitude of DoRA", active in module.lora_magnitude_vector, asked.kind == "dora"),
+        ):
+            if seen != wanted:
+                raise Refuted(f"{name} has {what} {seen}, the recipe asks for {wanted}", "a key of the recipe does not reach the adapter", hint)
+    if asked.target_modules == "all-linear":
+        inner = {id(part) for module in adapted.values() for part in module.modules()}
+        for place, layer in enumerate(trial.layers):
+            for name, module in layer.named_modules():
+                if isinstance(module, nn.Linear) and id(module) not in inner:
+                    raise Refuted(
+                        f"{name} of layer {place} has no adapter, the recipe asks for all linear layers", "the names of the layers are narrower", hint
+                    )
 
 
 OF_MODEL = [

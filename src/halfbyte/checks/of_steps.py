@@ -72,6 +72,12 @@ def accumulation(trial: Trial) -> str:
                 raise Refuted(f"{name}: no gradient reaches the optimizer", "gradients are cleared before the update", "clear them after the update")
             if taken > size * (1 + trial.tolerance.gradient):
                 raise Refuted(*_uneven(f"{name}: the gradient has grown from {size:.4g} to {taken:.4g}"))
+            limit = subject.max_norm
+            if limit is not None and abs(taken - min(size, limit)) > trial.tolerance.gradient * min(size, limit):
+                raise Refuted(
+                    f"{name}: a gradient of length {size:.4g} reaches the optimizer with {taken:.4g}, train.max_grad_norm is {limit:g}",
+                    "gradients are cut to another length, or before they are whole", "scale the whole gradient to train.max_grad_norm where it is longer",
+                )  # fmt: skip
             clips += [taken] if taken < size * (1 - trial.tolerance.gradient) else []
             scaled = {key: value * (size / taken) for key, value in optimizer.seen.items()}
             differs, where = gradients_apart(scaled, gradient)
@@ -117,6 +123,7 @@ def recomputation(trial: Trial) -> str:
         calls += 1
 
     inner = [module for module in trial.layers[0].modules() if module is not trial.layers[0]]
+    before = [getattr(layer, "gradient_checkpointing", False) for layer in trial.layers]
     for on in (False, True):
         calls = 0
         with trial.in_training(dropout=True), subject.recompute(trial.model, on):
@@ -128,6 +135,8 @@ def recomputation(trial: Trial) -> str:
             finally:
                 hook.remove()
             found.append((float(value.detach()), trial.gradient(), calls))
+    if [getattr(layer, "gradient_checkpointing", False) for layer in trial.layers] != before:
+        raise Refuted("recomputation stays switched when it should not", "it is not put back", "put it back")
     (kept_loss, kept_gradient, once), (again_loss, again_gradient, twice) = found
     differs, where = gradients_apart(again_gradient, kept_gradient)
     missing = [name for name in kept_gradient if kept_gradient[name].any() and not again_gradient[name].any()]
@@ -157,6 +166,10 @@ def first_steps(trial: Trial) -> str:
             f"the optimizer holds {len(held)} tensors, {strange} of them not the model's; {len(trial.trained)} are trained",
             "the optimizer was made for other tensors than the model's", "make the optimizer from the model as it is trained, once all is in its place",
         )  # fmt: skip
+    decays = {group.get("weight_decay") for group in optimizer.param_groups}
+    if subject.weight_decay is not None and decays != {subject.weight_decay}:
+        seen = f"the optimizer decays weights by {sorted(map(str, decays))}, the recipe asks for {subject.weight_decay:g}"
+        raise Refuted(seen, "train.weight_decay does not reach the optimizer", "hand it to every group")
     reference = trial.reference.gradient
     before = fingerprints(trial)
     batches = [trial.batch([row]) for row in trial.rows]

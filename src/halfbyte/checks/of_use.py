@@ -63,7 +63,7 @@ def evaluation(trial: Trial) -> str:
     tokens = sum(supervised_of(row) for row in trial.rows)
     truth = total / tokens
     first = _in_its_mode(trial, "evaluation", lambda: subject.evaluate(model, single))
-    second, other = subject.evaluate(model, single), subject.evaluate(model, grouped)
+    other, second = subject.evaluate(model, grouped), subject.evaluate(model, single)
     hint = "sum the loss over the supervised tokens, in eval mode, and divide once"
     if first != second:
         raise Refuted(f"evaluated twice the loss is {first:.8g} and {second:.8g}", "dropout is left on, or something is drawn", "evaluate in eval mode")
@@ -173,6 +173,8 @@ def saved_adapter(trial: Trial) -> str:
             trial.stir()
             stirred = trial.alone(row)
             subject.save(model, place)
+            if not torch.equal(trial.alone(row), stirred):
+                raise Refuted("after it was saved the model answers otherwise", "saving changes the adapter that is trained", "save a copy")
             trial.put_values_back()
             with model.disable_adapter():
                 base = trial.alone(row)
@@ -184,6 +186,8 @@ def saved_adapter(trial: Trial) -> str:
             with subject.reloaded(model, place) as loaded, torch.no_grad():
                 loaded.eval()
                 again = subject.logits(loaded, trial.batch([row]).to(trial.device)).float()[0]
+            if {name for name, parameter in model.named_parameters() if parameter.requires_grad} != set(trial.trained):
+                raise Refuted("after a saved adapter was read, other tensors are trained", "reading it changes the model", "read it beside the model's own")
             if not torch.equal(trial.alone(row), before):
                 raise Refuted(
                     "after a saved adapter was read, the model's own answers otherwise", "reading it changes the model", "read it beside the model's own"

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from halfbyte.data.batches import Batch
 from halfbyte.data.records import Message
 from halfbyte.data.tokens import Tokens
+from halfbyte.recipe.schema import FP4, NF4, Adapter, NoQuant
 from halfbyte.train.step import StepResult
 
 if TYPE_CHECKING:
@@ -86,3 +87,11 @@ class Subject:
     """The new adapter changes nothing before the first step; one that goes on from another does."""
     afresh: Callable[[Path, list[int]], Tensor] | None = None
     """An adapter's folder, the ids of a row -> (T, V) on the CPU, from base and adapter as another process reads them."""
+    asked: Adapter | None = None
+    """The adapter that the recipe asks for; None for one that goes on from another, whose own settings are kept."""
+    quant: NF4 | FP4 | NoQuant | None = None
+    """How the base is kept, by the recipe; None for one that is 4-bit already."""
+    max_norm: float | None = None
+    """What a step scales longer gradients down to."""
+    weight_decay: float | None = None
+    """Of every group of the optimizer."""

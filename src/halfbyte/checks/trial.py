@@ -22,7 +22,7 @@ from halfbyte.data.tokens import Tokens
 from halfbyte.evaluate.loss import evaluating
 from halfbyte.model.load import decoder_layers
 
-FEW = 4
+FEW = 3
 """Rows that the model is asked about."""
 LONGEST = {"cpu": 64, "cuda": 192}
 """Tokens of such a row: on a CPU a pass takes its time by the token."""
@@ -263,7 +263,6 @@ def plain_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def apart(seen: Tensor, truth: Tensor, share: float = 1.0) -> float:
     """seen, truth (T, V): at each token the distance as a share of the spread of all; that which `share` of the tokens keep within."""
-    seen, truth = seen.double(), truth.double()
     spread = (truth - truth.mean(-1, keepdim=True)).square().mean().sqrt()
     by_token = (seen - truth).square().mean(-1).sqrt() / spread
     return float(by_token.quantile(share)) if share < 1 else float(by_token.max())
