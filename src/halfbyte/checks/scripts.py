@@ -15,6 +15,7 @@ from halfbyte.errors import DataError
 
 LARGEST_BYTES = 50_000_000
 ENDINGS = (".py", ".ipynb")
+REQUIREMENTS = re.compile(r"requirements.*\.txt", re.I)
 # Cell magics whose cell is Python all the same.
 PYTHON_CELLS = ("%%time", "%%timeit", "%%capture", "%%prun")
 # Lines that IPython takes for itself; `value = !command` gives a value.
@@ -68,6 +69,9 @@ def read_scripts(paths: list[Path]) -> Script:
     """Raises DataError for a file that is not there, no notebook or not Python; a single cell that is not Python is told and passed over."""
     script = Script()
     for path in paths:
+        if is_requirements(path):
+            _add_requirements(script, path)
+            continue
         cells = _cells(path)
         before = len(script.unread)
         for cell, text, output in cells:
@@ -78,6 +82,11 @@ def read_scripts(paths: list[Path]) -> Script:
     return script
 
 
+def is_requirements(path: Path) -> bool:
+    """requirements.txt and its sisters, whose pins everyone gets who installs the project."""
+    return bool(REQUIREMENTS.fullmatch(path.name))
+
+
 def without_secrets(text: str) -> str:
     return SECRET.sub("[a secret]", text)
 
@@ -86,18 +95,7 @@ def _cells(path: Path) -> list[tuple[int | None, str, str]]:
     """(number of the cell or None, code, what it printed)."""
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f"{path}: is neither a script (.py) nor a notebook (.ipynb)", hint="recipes go with --recipe; data with halfbyte audit")
-    try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise DataError(f"{path}: larger than 50 MB", hint="clear the outputs of the notebook, and try again")
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file", hint="give a script or a notebook") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: is a folder", hint="name the files in it, each with --notebook") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8", hint="save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
+    text = _text(path)
     if path.suffix.lower() == ".py":
         return [(None, text, "")]
     try:
@@ -112,6 +110,21 @@ def _cells(path: Path) -> list[tuple[int | None, str, str]]:
         raise DataError(f"{path}: JSON, but no notebook: it has no cells", hint="data go with halfbyte audit")
     cells = [(number, cell) for number, cell in enumerate(listed, 1) if isinstance(cell, dict) and cell.get("cell_type") == "code"]
     return [(number, _joined(cell.get("source", cell.get("input", ""))), _printed(cell.get("outputs"))) for number, cell in cells]
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise DataError(f"{path}: larger than 50 MB", hint="clear the outputs of the notebook, and try again")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file", hint="give a script or a notebook") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder", hint="name the files in it, each with --notebook") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8", hint="save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", hint="are you allowed to read it?") from error
 
 
 def _list(value: Any) -> list[Any]:
@@ -132,6 +145,13 @@ def _printed(outputs: Any) -> str:
             parts += [_joined(part) for part in (output.get("text", ""), *shown) if isinstance(part, (str, list))]
             parts += [str(output["ename"])] if "ename" in output else []
     return "\n".join(parts)
+
+
+def _add_requirements(script: Script, path: Path) -> None:
+    offset = len(script.places)
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        script.places.append(Place(str(path), None, number, line))
+        script.pins += [Pin(name.lower(), sign, version, offset + number) for name, sign, version in PACKAGE.findall(line.partition("#")[0])]
 
 
 def _add(script: Script, file: str, cell: int | None, text: str, output: str) -> None:

@@ -27,7 +27,9 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Examine this machine, with a short training whose losses are known; or a recipe, or a Trainer/TRL script or notebook, which is read and not run."""
-    scripts = [*(notebook or []), *(file for file in files or [] if file.suffix.lower() in SCRIPTS)]
+    from halfbyte.checks.scripts import is_requirements
+
+    scripts = [*(notebook or []), *(file for file in files or [] if file.suffix.lower() in SCRIPTS or is_requirements(file))]
     recipes = [*([recipe] if recipe else []), *(file for file in files or [] if file.suffix.lower() in RECIPES)]
     odd = [file for file in files or [] if file not in scripts and file not in recipes]
     if odd:

@@ -115,6 +115,15 @@ def test_pins_with_known_holes_are_told(look, wanted, told):
     assert [one.rule for one in look(notebook(f"!pip install {wanted}"), "n.ipynb")] == ["version-with-a-hole"] * told
 
 
+def test_pins_of_a_file_of_requirements_are_told(tmp_path):
+    """CORRECTNESS 0.2 h: a bad pin that is copied is a hole in every environment that is made from it."""
+    file = tmp_path / "requirements.txt"
+    file.write_text("numpy==1.26.4\nJinja2==3.0.3  # torch==2.0\nurllib3<3\n\ntorch>=2.0\n")
+    (found,) = examine_files([file])[0]
+    assert (found.rule, str(found.place)) == ("version-with-a-hole", f"{file}:2")
+    assert "3.1.6" in found.seen
+
+
 def test_a_training_that_broke_off_is_seen_in_what_the_notebook_printed(look):
     def bar(done: int) -> dict[int, list[dict]]:
         return {1: [{"output_type": "display_data", "data": {"text/html": [f"[{done}/220 3:34 < 11:25, Epoch 2.1/3]"]}}]}
