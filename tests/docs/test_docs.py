@@ -106,6 +106,7 @@ def test_every_claim_says_where_it_comes_from():
         "near-duplicates-found",
         "tokenise-share-of-tokenizers",
         "prepare-5gb-peak-gb",
+        "resume-changes-caught",
     }
     assert wanted <= {claim["claim"] for claim in claims}
     for claim in claims:

@@ -55,6 +55,7 @@ def test_a_change_is_caught_with_its_mend(outcome_of, name):
     ("a checkpoint of another run, whole, in place of the newest", 0, "was saved by another run"),
     ("an older checkpoint, whole, under the newest's name", 0, "step-6 was saved at step 2"),
     ("all checkpoints of another run", 5, "no checkpoint is left"), ("tokenizer changed", 5, "tokenizer: other content"),
+    ("plan.json: fewer steps", 5, "plan.json is not what was written"), ("plan.json: other rows", 5, "plan.json is not what was written"),
 ])  # fmt: skip
 def test_the_line_names_what_was_changed(outcome_of, name, exit_code, words):
     outcome = outcome_of(name)

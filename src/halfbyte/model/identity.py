@@ -1,6 +1,6 @@
 """Which weights a base has, to the last byte: sha256 of each file.
 
-Hashing 15 GB takes seconds, so a hash is kept beside what the system says of its file (size, inode and the times of its last change and
+Hashing 15 GB takes ten to twenty seconds, so a hash is kept beside what the system says of its file (size, inode and the times of its last change and
 of its last change of anything, which no program can set), and counted anew when any of it differs.
 """
 
