@@ -76,6 +76,7 @@ from halfbyte.model.room import AtATime, naming_memory
 from halfbyte.recipe.load import Loaded
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan, tell_computing
 from halfbyte.recipe.schema import Recipe
+from halfbyte.recipe.settings import settings_of
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.goodbye import tell_ending
@@ -486,7 +487,7 @@ def _settled(planned: Planned) -> dict[str, Any]:
         "base": planned.recipe.base if planned.recipe.base == "embedded" else _base_name(planned.base),
         "quant": planned.recipe.quant.model_dump(), "template": planned.prepared.template.as_json(),
         "base_fingerprint": planned.base.fingerprint, "ledger": planned.prepared.ledger, "rows_sha256": planned.prepared.fingerprint,
-        "licence": planned.recipe.data.licence,
+        "licence": planned.recipe.data.licence, "settings": settings_of(planned.recipe, planned.prepared.section, planned.plan),
         "machine": asdict(planned.machine),
     }  # fmt: skip
 

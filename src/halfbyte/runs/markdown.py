@@ -7,7 +7,19 @@ from halfbyte.runs import foreseen, proven
 from halfbyte.runs.answers import cut, tags
 from halfbyte.runs.classes import MOST_CLASSES, NAMELESS, class_rows, scorer_rows, told_of_classes
 from halfbyte.runs.findings import RECITAL, RECITAL_HEAD, recital_rows, score_rows, told_of_choice, told_of_rating, told_of_replies, told_of_structure
-from halfbyte.runs.origins import bins, decisions, environment, long_facts, next_commands, split, told_of_data, work
+from halfbyte.runs.origins import (
+    SETTINGS_HEAD,
+    bins,
+    decisions,
+    environment,
+    long_facts,
+    next_commands,
+    settings,
+    split,
+    told_of_data,
+    told_of_settings,
+    work,
+)
 from halfbyte.runs.verdict import GROUPS, sample, sentence_of, span, word_of
 from halfbyte.runs.words import DASH, chance, count, decimals_of, figure, fixed, interval, number, percent_change, size, visible
 
@@ -39,7 +51,8 @@ def markdown(report: dict[str, Any], folder: str) -> str:
         part("Plan", grid(["decision", "value", "reason"], decisions(report), numbers=False)),
         part("Notes", "\n".join(f"- {plain(note)}" for note in report["notes"])),
         part("Run", bullets([*environment(report), *long_facts(report)])),
-        part("Recipe", fence(report["recipe"]) if report["recipe"] else ""),
+        part("Recipe", plain(told_of_settings(report)), grid(SETTINGS_HEAD, [row for rows in settings(report) for row in rows], numbers=False),
+             fence(report["recipe"]) if report["recipe"] else ""),
         part("Next", fence(next_commands(report["status"], folder))),
     ]  # fmt: skip
     return "\n\n".join(filter(None, parts)) + "\n"

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from typing import Any
 
 from halfbyte.runs.foreseen import seconds, told_of_memory, told_of_time
@@ -28,6 +29,33 @@ def split(data: dict[str, Any]) -> Rows:
 
 def decisions(report: dict[str, Any]) -> Rows:
     return [[str(one.get(key)) for key in ("name", "value", "reason")] for one in report["decisions"]]
+
+
+SETTINGS_HEAD = ["key", "value", "set by"]
+
+
+def settings(report: dict[str, Any]) -> tuple[Rows, Rows]:
+    """Every key of the recipe with its value: those that you or the plan set, and those that nobody did."""
+
+    def rows(usual: bool) -> Rows:
+        found = [one for one in report["settings"] if (one.get("by") == "default") is usual]
+        return [[str(one["key"]), _as_yaml(one.get("value")), str(one.get("by"))] for one in found]
+
+    return rows(False), rows(True)
+
+
+def told_of_settings(report: dict[str, Any]) -> str:
+    by = Counter(str(one.get("by")) for one in report["settings"])
+    return f"{by['you']} keys were set by you, {by['the plan']} by the plan, and {by['default']} have their default." if by else ""
+
+
+def _as_yaml(value: Any) -> str:
+    """As it would be written into a recipe."""
+    if value is None:
+        return "not given"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) and not value.isprintable() else str(value)
 
 
 def work(report: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -21,7 +21,19 @@ from halfbyte.runs.findings import (
 )
 from halfbyte.runs.foreseen import bars
 from halfbyte.runs.markup import facts, folded, paragraph, section, shown, table
-from halfbyte.runs.origins import bins, decisions, environment, long_facts, next_commands, split, told_of_data, work
+from halfbyte.runs.origins import (
+    SETTINGS_HEAD,
+    bins,
+    decisions,
+    environment,
+    long_facts,
+    next_commands,
+    settings,
+    split,
+    told_of_data,
+    told_of_settings,
+    work,
+)
 from halfbyte.runs.style import CSS
 from halfbyte.runs.verdict import SIGNS
 from halfbyte.runs.words import count, number
@@ -49,7 +61,7 @@ def page(report: dict[str, Any], folder: str) -> str:
         section("Plan", table(["decision", "value", "reason"], decisions(report), "wide")),
         section("Notes", f"<ul>{notes}</ul>" if notes else ""),
         section("Run", facts(environment(report)), facts(long_facts(report), "wide")),
-        section("Recipe", folded("as asked", f"<pre>{shown(report['recipe'])}</pre>") if report["recipe"] else ""),
+        section("Recipe", recipe(report)),
         section("Next", paragraph("From the folder that holds this run:", "quiet"), f"<pre>{shown(next_commands(status, folder))}</pre>"),
     ]
     return f"""<!doctype html>
@@ -129,6 +141,16 @@ def charts(report: dict[str, Any]) -> str:
     ]
     figures = "".join(f"<figure>{chart}</figure>" for chart in low if chart.startswith("<svg"))
     return f'<div class="charts"><figure>{loss}</figure><div class="told">{told}{facts(work(report))}</div>{figures}</div>'
+
+
+def recipe(report: dict[str, Any]) -> str:
+    """As asked, and every key with who set it; what nobody set is folded."""
+    asked = folded("as asked", f"<pre>{shown(report['recipe'])}</pre>") if report["recipe"] else ""
+    chosen, usual = settings(report)
+    lists = table(SETTINGS_HEAD, chosen, "wide") + folded(
+        f"left at their default: {len(usual)} keys", table(SETTINGS_HEAD[:2], [row[:2] for row in usual], "wide")
+    )
+    return paragraph(told_of_settings(report)) + lists + asked if report["settings"] else asked
 
 
 def ledger(data: dict[str, Any]) -> str:

@@ -157,6 +157,7 @@ def summarise(log: Log, plan: dict[str, Any], folder: str) -> dict[str, Any]:
         "curves": curves(steps),
         "generations": [{key: row.get(key) for key in GENERATION_KEYS} for row in log.rows["generation"].values()],
         "decisions": [one for one in plan.get("decisions") or [] if isinstance(one, dict)],
+        "settings": [one for one in rows_of(plan.get("settings")) if one.get("key")],
         "licences": {"data": plan.get("licence"), "base": plan.get("base_licence")},
         "hashes": {"base": plan.get("base_fingerprint"), "rows": plan.get("rows_sha256"), "labels": labels.get("sha256")},
         "labels_as_previewed": labels.get("same_as_preview"),
