@@ -1,8 +1,10 @@
 """An interrupted run that is resumed ends as the one that was not interrupted: losses, rates, adapter and optimizer, to the bit."""
 
+import random
 import shutil
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +81,7 @@ def test_interrupted_and_resumed_is_the_same_run(base, straight, tmp_path, name,
     assert first.told("step", "step") == list(range(1, stop + 1))
     assert first.told("interrupted", "step") == [stop]
     torch.rand(17)  # another process has drawn other numbers
+    random.random(), np.random.rand()
     path, passed_over = newest_checkpoint(tmp_path)
     assert (path.name, passed_over) == (f"step-{stop}", [])
     second = go(name, base, tmp_path, resume_from=path)
@@ -90,7 +93,7 @@ def test_interrupted_and_resumed_is_the_same_run(base, straight, tmp_path, name,
     assert second.last.optimizer["param_groups"] == whole.last.optimizer["param_groups"]
     for number, state in whole.last.optimizer["state"].items():
         assert same(second.last.optimizer["state"][number], state)
-    assert same(second.last.random, whole.last.random)
+    assert second.last.state["random"] == whole.last.state["random"]
     assert second.last.state["scaler"] == whole.last.state["scaler"]
 
 
@@ -124,7 +127,7 @@ def test_a_broken_later_checkpoint_does_not_push_out_the_new_ones(base, tmp_path
     section = kind.section.model_copy(update={"keep_checkpoints": 1})
     plan = toy_plan(len(ROWS), section, TOTAL, eval_steps=4)
     run_toy(base, tmp_path, ROWS, section, plan, stop_after=6, validate=None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-4", "step-6"]
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-4", "step-6"]
     (tmp_path / "step-6" / "state.json").unlink()
     run_toy(base, tmp_path, ROWS, section, plan, stop_after=5, resume_from=tmp_path / "step-4", validate=None)
     assert newest_checkpoint(tmp_path) == (tmp_path / "step-5", [])

@@ -8,7 +8,7 @@ doctor: what this machine is worth
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from halfbyte.api.memory import (
     what_would_fit,
     within_budget,
 )
+from halfbyte.api.room import check_disk
 from halfbyte.api.use import Tuned, answer_all, classify, open_tuned, reply, scorer_of
 from halfbyte.api.watch import Watch
 from halfbyte.budget.forecast import Forecast
@@ -77,13 +78,14 @@ from halfbyte.recipe.load import Loaded
 from halfbyte.recipe.plan import Decision, Machine, Plan, make_plan, tell_computing
 from halfbyte.recipe.schema import Recipe
 from halfbyte.recipe.settings import settings_of
+from halfbyte.runs.disk import told, write_whole
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
 from halfbyte.runs.goodbye import tell_ending
 from halfbyte.runs.manifest import SETTLED, read_manifest
 from halfbyte.runs.report import read_events, write_report
 from halfbyte.runs.trackers import check_trackers, open_trackers
-from halfbyte.train.checkpoint import newest_checkpoint
+from halfbyte.train.checkpoint import newest_checkpoint, step_of
 from halfbyte.train.loop import Hooks, Outcome, run_training
 from halfbyte.train.retry import changed_computing
 from halfbyte.train.stop import Signals, heard_signals, stop_on_signal
@@ -178,8 +180,8 @@ def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan:
 def _begin(planned: Planned, loaded: Loaded, runs: Path, listener: Listener | None, on_plan: OnPlan | None, command: str) -> RunFolder:
     """In a new folder."""
     run = create_run(runs, loaded.recipe.name)
-    run.recipe.write_text(loaded.text, encoding="utf-8")
-    (run.path / "recipe.resolved.yaml").write_text(_resolved(loaded.recipe), encoding="utf-8")
+    write_whole(run.recipe, loaded.text)
+    write_whole(run.path / "recipe.resolved.yaml", _resolved(loaded.recipe))
     settled = _settled(planned)
     begin_manifest(run, planned, settled)
     run.write_plan(settled)
@@ -288,10 +290,12 @@ def _with_optimizer(loaded: Loaded, kept: str) -> Loaded:
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:
-    with run.locked(), _tracked(planned, run, listener) as log, within_budget(planned.machine, planned.plan.computing):
-        watch = Watch(run, log, resume_from)
-        with heard_signals(watch.last_words, watch.hang_up) as signals:
-            _run_alone(planned, run, log, resume_from, command, passed_over or [], watch, signals)
+    with run.locked():
+        check_disk(run, planned.memory, planned.plan, planned.recipe.train)
+        with _tracked(planned, run, listener) as log, within_budget(planned.machine, planned.plan.computing):
+            watch = Watch(run, log, resume_from)
+            with heard_signals(watch.last_words, watch.hang_up) as signals:
+                _run_alone(planned, run, log, resume_from, command, passed_over or [], watch, signals)
 
 
 @contextmanager
@@ -367,9 +371,10 @@ def _run_alone(
                 model, prepared.train, planned.plan, recipe.train, recipe.seed, pad, run.checkpoints, hooks, resume_from, prepared.labels,
                 read_manifest(run.path)["id"],
             )  # fmt: skip
-        save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
-        planned.tokenizer.save_pretrained(str(run.adapter))
-        run.seal_adapter()
+        with told(run.adapter, needs=4 * trainable, hint=f"make room on the disk; halfbyte train --resume {run.path} writes it from the last checkpoint"):
+            save_adapter(model, run.adapter, planned.base.place, planned.base.revision)
+            planned.tokenizer.save_pretrained(str(run.adapter))
+            run.seal_adapter()
         note_outcome(run, outcome)
         log.append(_choice(outcome, bool(validation)))
         for note in [] if ran_out else learn(planned.memory, machine, steps):
@@ -405,8 +410,9 @@ def _run_alone(
         error.hint = f"{fits}; then halfbyte train again, or --resume where a checkpoint was saved"
         raise
     except Exception as error:
-        log.append({"event": "failed", "message": str(error)})
-        write_report(run.path)
+        with suppress(MachineError):  # on a full disk the first error says more than that it cannot be written down
+            log.append({"event": "failed", "message": str(error)})
+            write_report(run.path)
         raise
     write_report(run.path)
 
@@ -417,7 +423,7 @@ def _how_it_ended(run: RunFolder, planned: Planned, resume_from: Path | None, lo
     for line in torn:
         log.tell({"event": "note", "message": line})
     memory_bytes = planned.machine.memory_bytes if planned.machine.device == "cpu" else None
-    ending = tell_ending(events, None if resume_from is None else int(resume_from.name.removeprefix("step-")), memory_bytes) if events else None
+    ending = tell_ending(events, None if resume_from is None else step_of(resume_from), memory_bytes) if events else None
     return [ending] if ending else []
 
 

@@ -23,7 +23,8 @@ from halfbyte.budget.forecast import Target
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import Effort, Rates, effort_of, known_gpu, step_seconds
 from halfbyte.budget.shape import Shape
-from halfbyte.runs.folder import write_whole
+from halfbyte.errors import MachineError
+from halfbyte.runs.disk import write_whole
 from halfbyte.runs.words import number
 
 MOST_RUNS = 200
@@ -184,6 +185,8 @@ def remember(gpu: str, run: Taken) -> History:
             content = {"gpu": gpu, "torch": _torch_version(), "runs": [asdict(one) for one in runs]}
             write_whole(file, json.dumps(content, indent=1) + "\n")
             return History(runs, history.notes)
+    except MachineError as error:
+        return History([run], [f"{error.message}; the next plan does not learn from this run"])
     except OSError as error:
         return History([run], [f"{file}: cannot be written ({error.strerror}), so the next plan does not learn from this run"])
 

@@ -34,7 +34,7 @@ from halfbyte.evaluate.loss import evaluating
 from halfbyte.model.isolation import SAME_LOSS
 from halfbyte.model.precision import compute_in
 from halfbyte.model.room import AtATime
-from halfbyte.runs.folder import write_whole
+from halfbyte.runs.disk import write_whole
 from halfbyte.train.step import batch_logits
 
 # The mask of a pass and the logits of its branches grow with their number: hundreds of classes take several passes.

@@ -26,7 +26,8 @@ from halfbyte.evaluate.metrics import Metric, value_of
 from halfbyte.evaluate.runs import folder_of
 from halfbyte.evaluate.uncertainty import Comparison, compare
 from halfbyte.model.adapter import without_adapter
-from halfbyte.runs.folder import RunFolder, write_whole
+from halfbyte.runs.disk import write_whole
+from halfbyte.runs.folder import RunFolder
 
 AGREES = 1e-6
 """Relative: a metric is compared only where the rows give lm-eval's own figure."""

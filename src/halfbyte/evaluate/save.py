@@ -18,7 +18,8 @@ from halfbyte.evaluate.classify import Scorer
 from halfbyte.evaluate.metrics import metric_as_json
 from halfbyte.evaluate.runs import Answer, Measured, folder_of
 from halfbyte.evaluate.uncertainty import Comparison, compare
-from halfbyte.runs.folder import RunFolder, write_whole
+from halfbyte.runs.disk import told, write_whole
+from halfbyte.runs.folder import RunFolder
 
 
 @dataclass
@@ -40,15 +41,14 @@ class Evaluation:
 def save_evaluation(run: RunFolder, found: Evaluation) -> None:
     """Each file whole or not at all; what an earlier measurement left and this one does not have is taken away."""
     folder = folder_of(run)
-    folder.mkdir(exist_ok=True)
+    with told(folder):
+        folder.mkdir(exist_ok=True)
     metrics = [{**metric_as_json(one.metric), "group": one.group} for one in found.measured]
     arrays = {f"{number}/{side}": getattr(one, side) for number, one in enumerate(found.measured) for side in ("base", "tuned")}
     arrays |= {f"units/{one.group}": one.units for one in found.measured if one.units is not None}
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
-    aside = folder / ".statistics.npz.part"
-    aside.write_bytes(packed.getvalue())
-    aside.replace(folder / "statistics.npz")
+    write_whole(folder / "statistics.npz", packed.getvalue())
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     lines = [json.dumps(asdict(answer)) + "\n" for answer in found.answers]
     if lines:

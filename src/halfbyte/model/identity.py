@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from halfbyte.model.base import Base
-from halfbyte.runs.folder import write_whole
+from halfbyte.runs.disk import write_whole
 
 WEIGHTS = "*.safetensors"
 # Smaller ones are hashed as fast as they are looked up, and a lookup could be stale.

@@ -4,10 +4,8 @@ runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what
             adapter/ (peft format)   checkpoints/step-N/      report.html  report.json
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from typing import Any
 
 from halfbyte.errors import DataError, IntegrityError, MachineError
 from halfbyte.redaction import hide_in
+from halfbyte.runs.disk import clear_left_overs, write_whole
+from halfbyte.runs.lock import Holder, locked
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -49,20 +49,12 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time. The lock goes with its process, however that ends. Raises DataError while another holds it."""
-        with open(self.path / ".lock", "a+", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                stream.seek(0)
-                raise DataError(
-                    f"{self.path} is being written by process {stream.read().strip() or '?'}", hint="wait for it, or stop it with Ctrl-C"
-                ) from error
-            stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
-            yield
+    def locked(self) -> Iterator[Holder | None]:
+        """One writer at a time (lock.py); what a killed one left half-written is cleared away. Yields who that was, or None. Raises DataError."""
+        with locked(self.path) as killed:
+            for folder in (self.path, self.checkpoints):
+                clear_left_overs(folder)
+            yield killed
 
     def seal_adapter(self) -> None:
         """Keeps the hash of the adapter that was measured."""
@@ -72,7 +64,7 @@ class RunFolder:
         """Raises DataError when there is no adapter yet, IntegrityError when it is not the one that was measured."""
         if not (self.adapter / ADAPTER_WEIGHTS).is_file() or not self.adapter_hash.is_file():
             raise DataError(f"{self.path} has no adapter yet: the run is not finished", hint=f"halfbyte train --resume {self.path}")
-        if self.adapter_hash.read_text(encoding="utf-8").strip() != self._adapter_sha256():
+        if self.adapter_hash.read_bytes() != self._adapter_sha256().encode("ascii") + b"\n":
             raise IntegrityError(f"{self.adapter / ADAPTER_WEIGHTS} is not what was written", hint="copy it again from where it was made, or train again")
 
     def _adapter_sha256(self) -> str:
@@ -128,14 +120,3 @@ def refuse_links_out(path: Path) -> None:
 def read_report(path: Path) -> dict[str, Any]:
     """report.json of a run."""
     return json.loads((path / "report.json").read_text(encoding="utf-8"))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Through a file beside it and a rename: readers see the old text or the new one, never half."""
-    aside = file.with_name(f".{file.name}.part")
-    aside.unlink(missing_ok=True)  # it may be a link, which would be written through
-    with open(aside, "x", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(file)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import IntegrityError
-from halfbyte.runs.folder import write_whole
+from halfbyte.runs.disk import write_whole
 
 MANIFEST = "run.json"
 FORM = 1

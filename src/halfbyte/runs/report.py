@@ -12,8 +12,8 @@ from typing import Any
 
 from halfbyte.errors import DataError
 from halfbyte.runs.chart import Points, mean_of, thin
+from halfbyte.runs.disk import write_whole
 from halfbyte.runs.events import Event
-from halfbyte.runs.folder import write_whole
 from halfbyte.runs.markdown import markdown
 from halfbyte.runs.page import page
 from halfbyte.runs.settle import Log, is_whole, settle

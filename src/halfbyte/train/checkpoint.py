@@ -1,27 +1,35 @@
-"""Checkpoints that are whole or absent: written aside, hashed, renamed; verified before they are used.
+"""Checkpoints that are whole or absent: written aside, hashed, renamed, read back; verified before they are used.
 
-    step-20/  adapter.safetensors  optimizer.safetensors  state.json  manifest.json (size and sha256 of each)
+    step-20/  adapter.safetensors  optimizer.safetensors  state.json  manifest.json (step, run, size and sha256 of each, its own sha256)
 
-No pickle: tensors in safetensors, the rest in JSON. A folder without a manifest that fits does not exist.
+No pickle: tensors in safetensors, the rest in JSON. A folder whose manifest does not fit its files, its name or its run does not exist.
+The order of a save: a folder with a random name on the same disk; each file, synced; the manifest last, synced; the folder synced; renamed;
+the parent synced; read back. Where the step has a checkpoint already, the new one stands beside it as step-N.new until the old one is removed,
+so that at every moment one of the two is whole. All of it goes through runs/disk.py, where a test can cut it off at each call.
 """
 
 import hashlib
 import json
-import os
 import re
-import shutil
+import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from halfbyte import __version__
 from halfbyte.errors import IntegrityError, MachineError
+from halfbyte.runs import disk
 
 FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
 MANIFEST = "manifest.json"
+FORMAT = 1
+NAME = re.compile(r"step-(\d+)(\.new)?")
+NEW = ".new"
 OLDER = "an older checkpoint is used if there is one"
 
 
@@ -32,62 +40,66 @@ class Checkpoint:
     adapter: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]
-    """Step, best step, best loss, random states: what loop.py put in."""
-    random: dict[str, torch.Tensor]
+    """Step, best step, best loss, random states (JSON, train/random_state.py): what loop.py put in."""
+    run: str | None = None
+    """The id in run.json, which tells the run from every other; in the manifest too."""
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-N`; an older one of the same step is replaced only once the new one is whole. Raises MachineError."""
-    final, aside = folder / f"step-{step}", folder / f".step-{step}.part"
-    adapter, optimizer, state = (aside / name for name in FILES)
-    tensors, plain = _flatten(checkpoint.optimizer)
+    """Writes `folder/step-N` and reads it back; an older one of the same step goes only then. Raises MachineError, and leaves what was there."""
+    final, aside = folder / f"step-{step}", folder / f".step-{step}.tmp-{secrets.token_hex(4)}"
+    needs = 0
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob(".step-*.part"):
-            shutil.rmtree(left_over)
-        aside.mkdir()
-        save_file({name: tensor.contiguous().cpu() for name, tensor in checkpoint.adapter.items()}, adapter)
-        save_file({**tensors, **{f"random.{name}": tensor for name, tensor in checkpoint.random.items()}}, optimizer)
-        state.write_text(json.dumps({**checkpoint.state, "step": step, "optimizer": plain}, indent=1), encoding="utf-8")
-        manifest = {name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in FILES}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for name in (*FILES, MANIFEST):
-            with open(aside / name, "rb+") as stream:
-                os.fsync(stream.fileno())
-        _sync_folder(aside)
-        if final.exists():
-            shutil.rmtree(final)
-        aside.rename(final)
-        _sync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise MachineError(f"{final}: cannot be saved: {error}", hint="make room on the disk, then resume the run from its last checkpoint") from error
-    return final
+        contents = _as_files(step, checkpoint)
+        needs = sum(map(len, contents.values()))
+        if not folder.is_dir():
+            disk.make_folder(folder)
+        tidy(folder)
+        disk.make_folder(aside)
+        _write(aside, step, checkpoint.run, contents)
+        path = final.with_name(final.name + NEW) if final.exists() else final
+        disk.rename(aside, path)
+        _check_written(path, contents)
+    except SafetensorError as error:
+        raise MachineError(f"{final}: cannot be saved: {error}") from error
+    except OSError as error:
+        disk.try_to_remove(aside)
+        seen = f"{final}: cannot be saved: {disk.reason(error, folder, needs)}"
+        raise MachineError(seen, hint="make room on the disk, then resume the run from its last checkpoint") from error
+    if path != final and disk.try_to_remove(final, first=MANIFEST):
+        try:
+            disk.rename(path, final)
+        except OSError:
+            return path if path.exists() else final  # whole under either name; the next save sets it right
+        return final
+    return path
 
 
-def load_checkpoint(path: Path, owner: str | None = None) -> Checkpoint:
-    """Raises IntegrityError when a file is missing, cut or changed, or when another run than `owner` saved it."""
-    verify_checkpoint(path)
-    check_owner(path, owner)
+def tidy(folder: Path) -> None:
+    """Before anything is read or written there, by the one who holds the run's lock: what a killed save left goes, what it finished gets its name."""
+    disk.clear_left_overs(folder)
+    for new in checkpoints_in(folder):
+        if not new.name.endswith(NEW):
+            continue
+        final = new.with_name(new.name.removesuffix(NEW))
+        if not _is_whole(new):
+            disk.try_to_remove(new, first=MANIFEST)
+        elif not final.exists() or disk.try_to_remove(final, first=MANIFEST):
+            disk.rename(new, final)
+
+
+def load_checkpoint(path: Path, run: str | None = None) -> Checkpoint:
+    """Raises IntegrityError when a file is missing, cut or changed, or of another step or run."""
+    verify_checkpoint(path, run)
     adapter, optimizer, plain = (path / name for name in FILES)
-    stored = load_file(optimizer)
     state = json.loads(plain.read_text(encoding="utf-8"))
-    random = {name.removeprefix("random."): tensor for name, tensor in stored.items() if name.startswith("random.")}
-    tensors = {name: tensor for name, tensor in stored.items() if not name.startswith("random.")}
-    return Checkpoint(load_file(adapter), _unflatten(tensors, state.pop("optimizer")), state, random)
+    return Checkpoint(load_file(adapter), _unflatten(load_file(optimizer), state.pop("optimizer")), state, state.pop("run"))
 
 
-def verify_checkpoint(path: Path) -> None:
-    """Raises IntegrityError unless every file has the size and the hash that the manifest gives."""
-    manifest = path / MANIFEST
-    if not manifest.is_file():
-        raise IntegrityError(f"{path} is incomplete (no manifest)", hint=OLDER)
-    try:
-        written = json.loads(manifest.read_text(encoding="utf-8"))
-        expected = {name: (written[name]["bytes"], written[name]["sha256"]) for name in FILES}
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{manifest} is not what was saved", hint=OLDER) from error
-    for name, (size, digest) in expected.items():
+def verify_checkpoint(path: Path, run: str | None = None) -> None:
+    """Raises IntegrityError unless every file has the size and the hash that the manifest gives, for this step and, where it is known, this run."""
+    written = _read_manifest(path, run)
+    for name, (size, digest) in written.items():
         file = path / name
         if not file.is_file():
             raise IntegrityError(f"{file} is missing", hint=OLDER)
@@ -95,24 +107,36 @@ def verify_checkpoint(path: Path) -> None:
             raise IntegrityError(f"{file} is not what was saved ({file.stat().st_size} bytes, {size} written)", hint=OLDER)
 
 
-def check_owner(path: Path, owner: str | None) -> None:
-    """Raises IntegrityError when a whole checkpoint was saved by another run, or under another step. `owner`: the id in run.json; None asks nothing."""
-    if owner is None:
-        return
-    state = json.loads((path / FILES[2]).read_text(encoding="utf-8"))
-    if (state.get("identity") or {}).get("run") != owner:
+def _read_manifest(path: Path, run: str | None = None) -> dict[str, tuple[int, str]]:
+    """File -> size and sha256. Raises IntegrityError where the manifest itself is not what was written, or is of another step, run or format."""
+    file = path / MANIFEST
+    if not file.is_file():
+        raise IntegrityError(f"{path} is incomplete (no manifest)", hint=OLDER)
+    try:
+        text = file.read_bytes()
+        said = json.loads(text)
+        whole = _manifest_text({key: value for key, value in said.items() if key != "sha256"}) == text
+        step, of_run, form = said["step"], said["run"], said["format"]
+        files = {name: (said["files"][name]["bytes"], said["files"][name]["sha256"]) for name in FILES}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{file} is not what was saved", hint=OLDER) from error
+    if not whole:
+        raise IntegrityError(f"{file} is not what was saved", hint=OLDER)
+    if form != FORMAT:
+        raise IntegrityError(f"{path} is of format {form}, this halfbyte reads {FORMAT}", hint=f"resume it with halfbyte {said.get('halfbyte')}")
+    if step != step_of(path):
+        raise IntegrityError(f"{path} was saved at step {step}", hint=OLDER)
+    if run is not None and of_run != run:
         raise IntegrityError(f"{path} was saved by another run", hint=OLDER)
-    if state["step"] != _step_of(path):
-        raise IntegrityError(f"{path} was saved at step {state['step']}", hint=OLDER)
+    return files
 
 
-def newest_checkpoint(folder: Path, owner: str | None = None) -> tuple[Path | None, list[str]]:
-    """The whole checkpoint of `owner` with the highest step, and one line for each other one that was passed over."""
+def newest_checkpoint(folder: Path, run: str | None = None) -> tuple[Path | None, list[str]]:
+    """The whole checkpoint with the highest step, and one line for each broken one that was passed over."""
     passed_over = []
-    for path in sorted(_steps(folder), key=_step_of, reverse=True):
+    for path in reversed(checkpoints_in(folder)):
         try:
-            verify_checkpoint(path)
-            check_owner(path, owner)
+            verify_checkpoint(path, run)
         except IntegrityError as error:
             passed_over.append(f"{error}; ignored")
             continue
@@ -120,24 +144,67 @@ def newest_checkpoint(folder: Path, owner: str | None = None) -> tuple[Path | No
     return None, passed_over
 
 
-def prune_checkpoints(folder: Path, newest: int, keep: int, best_step: int | None) -> None:
-    """Removes all but the last `keep` up to step `newest`, which was just saved, and the best.
-
-    Later steps are of a course that was given up: a resume passed over them because they are broken.
-    """
-    steps = sorted(map(_step_of, _steps(folder)))
-    kept = [step for step in steps if step <= newest][-keep:]
-    for step in steps:
-        if step not in kept and step != best_step:
-            shutil.rmtree(folder / f"step-{step}")
+def checkpoints_in(folder: Path) -> list[Path]:
+    """By step, never by time of the files; whole or not. A step's newer one, where a save was cut off before it got its name, comes after."""
+    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (step_of(path), path.name.endswith(NEW)))
 
 
-def _steps(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)] if folder.is_dir() else []
+def step_of(path: Path) -> int:
+    """-1 for a name that is no checkpoint's."""
+    named = NAME.fullmatch(path.name)
+    return int(named[1]) if named else -1
 
 
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+def bytes_of(trainable: int, optimizer: str) -> int:
+    """About what a checkpoint takes: the adapter in float32 and two moments of each weight, in 8 bits where the optimizer keeps them so."""
+    return trainable * (4 + (2 if "8bit" in optimizer else 8)) + (1 << 20)
+
+
+def _as_files(step: int, checkpoint: Checkpoint) -> dict[str, bytes]:
+    tensors, plain = _flatten(checkpoint.optimizer)
+    state = {**checkpoint.state, "step": step, "optimizer": plain, "run": checkpoint.run}
+    adapter = {name: tensor.detach().contiguous().cpu() for name, tensor in checkpoint.adapter.items()}
+    return dict(zip(FILES, (save(adapter), save(tensors), json.dumps(state, indent=1).encode("utf-8")), strict=True))
+
+
+def _write(aside: Path, step: int, run: str | None, contents: dict[str, bytes]) -> None:
+    """The manifest last: without it the folder is nothing. Files are hashed while the disk is busy."""
+    with ThreadPoolExecutor(1) as beside:
+        hashes = {name: beside.submit(_digest, content) for name, content in contents.items()}
+        for name, content in contents.items():
+            disk.write_new(aside / name, content)
+        files = {name: {"bytes": len(content), "sha256": hashes[name].result()} for name, content in contents.items()}
+    disk.write_new(aside / MANIFEST, _manifest_text({"format": FORMAT, "halfbyte": __version__, "step": step, "run": run, "files": files}))
+    disk.sync_folder(aside)
+
+
+def _manifest_text(body: dict[str, Any]) -> bytes:
+    """With the sha256 of all that stands before it: a changed step or run is found as a changed file is."""
+    digest = hashlib.sha256(json.dumps(body, indent=1).encode("utf-8")).hexdigest()
+    return json.dumps({**body, "sha256": digest}, indent=1).encode("utf-8")
+
+
+def _check_written(path: Path, contents: dict[str, bytes]) -> None:
+    """What the disk gives back is what was meant, byte for byte. Raises OSError."""
+    for name, content in contents.items():
+        left = memoryview(content)
+        with open(path / name, "rb") as stream:
+            while piece := stream.read(disk.PIECE):
+                if piece != left[: len(piece)]:
+                    break
+                left = left[len(piece) :]
+        if left or piece:
+            disk.try_to_remove(path, first=MANIFEST)
+            raise OSError(f"{name} reads back other than it was written")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        verify_checkpoint(path)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -150,7 +217,7 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[s
             if isinstance(value, dict):
                 walk(value, f"{above}{name}.")
             elif isinstance(value, torch.Tensor):
-                tensors[f"{above}{name}"] = value.detach().clone().contiguous().cpu()
+                tensors[f"{above}{name}"] = value.detach().to("cpu", copy=True).contiguous()
             else:
                 values[f"{above}{name}"] = value
 
@@ -169,15 +236,10 @@ def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[
     return {"state": state, "param_groups": plain["groups"]}
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

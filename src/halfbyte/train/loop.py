@@ -19,8 +19,10 @@ from halfbyte.model.machine import peak_bytes
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Plan
 from halfbyte.recipe.schema import Train
-from halfbyte.train.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from halfbyte.train.checkpoint import Checkpoint, load_checkpoint
+from halfbyte.train.keeper import Keeper
 from halfbyte.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from halfbyte.train.random_state import random_states, seed_all, set_random_states
 from halfbyte.train.retry import Room
 from halfbyte.train.step import train_step
 
@@ -77,21 +79,27 @@ def run_training(
     dtype = DTYPES[plan.precision]
     optimizer = make_optimizer(plan.optimizer, model.parameters(), section.learning_rate, section.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    torch.manual_seed(seed)  # dropout
+    seed_all(seed)  # dropout
     room = Room(model, optimizer, scaler, plan.computing, section.gradient_checkpointing is not False, hooks.log)
     progress = Progress()
     if resume_from is not None:
         progress = _restore(load_checkpoint(resume_from, run_id), model, optimizer, scaler)
         hooks.log({"event": "resume", "step": progress.step})
+    keeper = Keeper(checkpoints, section.keep_checkpoints, lambda said: hooks.log({"event": "note", "message": said}), run_id)
     saved_at = progress.step if resume_from else -1
+    unsaved_best: dict[str, torch.Tensor] = {}
 
-    def save() -> None:
-        nonlocal saved_at
+    def save(insist: bool = False) -> None:
+        nonlocal saved_at, unsaved_best
         started = time.monotonic()
-        path = save_checkpoint(checkpoints, progress.step, _freeze(model, optimizer, scaler, progress, run_id))
-        prune_checkpoints(checkpoints, progress.step, section.keep_checkpoints, progress.best_step)
-        hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}", "seconds": round(time.monotonic() - started, 3)})
-        saved_at = progress.step
+        write = keeper.insist if insist else keeper.save
+        path = write(progress.step, lambda: _freeze(model, optimizer, scaler, progress, run_id), progress.best_step)
+        if path is not None:
+            took = round(time.monotonic() - started, 3)
+            hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}", "seconds": took})
+            saved_at = progress.step
+        if progress.best_step == progress.step:
+            unsaved_best = {name: tensor.detach().cpu().clone() for name, tensor in adapter_state(model).items()} if path is None else {}
 
     def validate() -> None:
         if hooks.validate is None:
@@ -152,12 +160,14 @@ def run_training(
                 break
             if hooks.stop_asked():
                 if saved_at != step:
-                    save()
+                    save(insist=True)
                 hooks.log({"event": "interrupted", "step": step})
                 raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
+    if saved_at != progress.step > 0:  # the last save failed, or was not due after others that failed
+        save(insist=True)
     if progress.step < plan.steps_per_epoch:  # nothing to compare: not every document was seen
         hooks.log({"event": "labels", "rows": progress.documents, "sha256": progress.labels, "same_as_preview": None})
-    _take_best(model, checkpoints, progress, hooks, run_id)
+    _take_best(model, checkpoints, progress, hooks, unsaved_best, run_id)
     stopped = "finished" if progress.step >= plan.total_steps else "early stopping"
     return Outcome(progress.step, progress.best_step, stopped, progress.seconds)
 
@@ -180,24 +190,25 @@ def _compare_labels(progress: Progress, expected: str | None, hooks: Hooks) -> N
         )
 
 
-def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: Hooks, run_id: str | None) -> None:
-    """Without a best step (no validation loss was finite), or without its checkpoint, the last state stays."""
+def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: Hooks, unsaved: dict[str, torch.Tensor], run_id: str | None) -> None:
+    """Without a best step (no validation loss was finite), or without its checkpoint, the last state stays.
+
+    unsaved: the best adapter, where the disk was too full for its checkpoint.
+    """
     if progress.best_step in (None, progress.step):
         return
     try:
-        set_adapter_state(model, load_checkpoint(checkpoints / f"step-{progress.best_step}", run_id).adapter)
+        best = unsaved or load_checkpoint(checkpoints / f"step-{progress.best_step}", run_id).adapter
+        set_adapter_state(model, best)
     except IntegrityError as error:
         hooks.log({"event": "note", "message": f"{error}: the adapter of the last step is kept instead of the best"})
         progress.best_step = None
 
 
 def _freeze(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress, run_id: str | None) -> Checkpoint:
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    state = {"progress": {**vars(progress), "best_loss": progress.best_loss if math.isfinite(progress.best_loss) else None}, "scaler": scaler.state_dict()}
-    state["identity"] = {"run": run_id}
-    return Checkpoint(adapter_state(model), optimizer.state_dict(), state, random)
+    where = {**vars(progress), "best_loss": progress.best_loss if math.isfinite(progress.best_loss) else None}
+    state = {"progress": where, "scaler": scaler.state_dict(), "random": random_states()}
+    return Checkpoint(adapter_state(model), optimizer.state_dict(), state, run_id)
 
 
 def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
@@ -205,9 +216,7 @@ def _restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Op
     optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.state["scaler"]:
         scaler.load_state_dict(checkpoint.state["scaler"])
-    torch.set_rng_state(checkpoint.random["cpu"])
-    if "cuda" in checkpoint.random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(checkpoint.random["cuda"])
+    set_random_states(checkpoint.state["random"])
     saved = dict(checkpoint.state["progress"])
     saved["best_loss"] = math.inf if saved["best_loss"] is None else saved["best_loss"]
     return Progress(**saved)
