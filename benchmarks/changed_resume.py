@@ -20,8 +20,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 STEPS, STOPPED, EVERY = 8, 6, 2
@@ -143,11 +141,6 @@ def other_data(place: Place) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace("quiet", "loud!", 3), encoding="utf-8")
 
 
-def without_random_states(place: Place) -> None:
-    file = place.newest / "optimizer.safetensors"
-    save_file({name: tensor for name, tensor in load_file(file).items() if not name.startswith("random.")}, file)
-
-
 def whole(source: Callable[[Place], Path], target: Callable[[Place], Path]) -> Change:
     def change(place: Place) -> None:
         shutil.rmtree(target(place), ignore_errors=True)
@@ -166,7 +159,7 @@ FIELD: dict[str, Change] = {
     "learning rate x 10": recipe("learning_rate: 0.001", "learning_rate: 0.01"),
     "optimizer file deleted": deleted(NEWEST, "optimizer.safetensors"),
     "scheduler deleted (the step that the rate follows from, out of state.json)": in_json(f"{NEWEST}/state.json", lambda state: state.pop("progress")),
-    "random states deleted (out of optimizer.safetensors)": without_random_states,
+    "random states deleted (out of state.json)": in_json(f"{NEWEST}/state.json", lambda state: state.pop("random")),
     "adapter of an older step": from_oldest("adapter.safetensors"),
     "optimizer of an older step": from_oldest("optimizer.safetensors"),
     "adapter_config deleted (recipe.resolved.yaml has rank, alpha and modules)": deleted("recipe.resolved.yaml"),
