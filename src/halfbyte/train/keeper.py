@@ -88,7 +88,7 @@ class Keeper:
         there = checkpoints_in(self.folder)
         whole = [path for path in there if self._verified(path)]
         named = {read_pointer(self.folder, LATEST), read_pointer(self.folder, BEST)}
-        kept = {path for path in whole if path.name in named or step_of(path) == best_step}
+        kept = {path for path in there if path.name in named or step_of(path) == best_step}  # a damaged best too: the end says what it is
         last = sorted({step_of(path) for path in whole if step_of(path) <= newest})[-self.keep :]
         kept |= {path for path in whole if step_of(path) in last}
         going = [path for path in there if path not in kept and not self._of_another_run(path)]
