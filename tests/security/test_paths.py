@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from halfbyte.cli.main import app
 from halfbyte.errors import DataError, HalfbyteError, RecipeError
 from halfbyte.recipe.load import folder_name, load_recipe, parse_recipe
-from halfbyte.runs.folder import create_run, open_run, write_whole
+from halfbyte.runs.disk import write_whole
+from halfbyte.runs.folder import create_run, open_run
 
 RECIPE = "data: {path: a.txt, kind: text}\n"
 TRAVERSALS = [

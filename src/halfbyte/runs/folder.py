@@ -6,6 +6,7 @@ runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
