@@ -45,6 +45,8 @@ class Case:
     around: Surround | None = None
     """What is different about the machine or the network while the command runs."""
     stdin: str = ""
+    hides: str = ""
+    """What must not be said."""
 
     @property
     def name(self) -> str:
@@ -103,6 +105,8 @@ def faults_of(case: Case, seen: Seen) -> list[str]:
     faults = [f"exit code {seen.code}, not {case.code}"] if seen.code != case.code else []
     faults += ["a traceback"] if "Traceback (most recent call last)" in told else []
     faults += [f"does not say {word!r}" for word in case.says if word not in told]
+
+    faults += [f"says {case.hides}"] if case.hides and case.hides in told else []
     faults += [f"{name} was changed" for name in seen.changed]
     if case.stage != NOTE:
         problems, hints = problems_of(seen), [line for line in seen.err.splitlines() if line.startswith("hint: ")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bad_inputs.case import Case, Seen, shown
 
-PARTS = ("recipes", "models", "surroundings")
+PARTS = ("recipes", "models", "dangers", "surroundings")
 GOLDEN = Path(__file__).parent / "golden.txt"
 HEAD = "What a user reads, case by case. Written by `python tests/bad_inputs/write_golden.py`; compared by test_bad_inputs.py.\n\n"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-from bad_inputs.case import CONFIG, WEIGHTS, WORDS, Case, Make, Surround
+from bad_inputs.case import CONFIG, NOTE, WEIGHTS, WORDS, Case, Make, Surround
 from bad_inputs.models import base
 from bad_inputs.recipes import and_then, good
 
@@ -89,6 +89,16 @@ def too_many_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, kept)
 
 
+@contextlib.contextmanager
+def old_transformers() -> Iterator[None]:
+    """As installed beside something that pins it."""
+    from halfbyte.checks import versions
+
+    original = versions.installed
+    with patch.object(versions, "installed", lambda name: "4.40.0" if name == "transformers" else original(name)):
+        yield
+
+
 def machine_case(number: str, does: str, make: Make, *says: str, code: int = 3, words: str = TRAIN, stage: str = CONFIG, **more) -> Case:
     return Case(number, does, words, stage, code, says, make, **more)
 
@@ -115,6 +125,8 @@ CASES = [
     machine_case("108+", "a file in the place of the runs' folder", and_then(good, lambda folder: (folder / "runs").write_text("mine")), "runs", "--runs"),
     machine_case("108+", "a recipe whose name is too long", good, "no such recipe", code=2, words=f"plan {LONG}.yaml", stage=WORDS, long=True),
     machine_case("111", "too many open files", good, "open files", "ulimit -n", words="plan train.yaml", stage=WORDS, around=too_many_files),
+    machine_case("115", "a library that nobody tried", good, "transformers 4.40.0 (tested: ", code=0, words="plan train.yaml", stage=NOTE,
+                 around=old_transformers),
     machine_case("101+", "a run that is not there", good, "runs/none", "no run there", code=2, words="evaluate runs/none"),
     machine_case("101+", "a run that is not there, to be resumed", good, "runs/none", "no run there", code=2, words="train --resume runs/none"),
     machine_case("101+", "a recipe in the place of a run", good, "train.yaml", "no run there", code=2, words="evaluate train.yaml"),

@@ -56,6 +56,7 @@ from halfbyte.checks.doctor import doctor
 from halfbyte.checks.proof import Proof
 from halfbyte.checks.reproduce import Reproduction, compare_courses
 from halfbyte.checks.resume import ResumeProof
+from halfbyte.checks.versions import outside_matrix
 from halfbyte.data.batches import in_order
 from halfbyte.data.prepare import Prepared
 from halfbyte.data.render import Template
@@ -135,7 +136,7 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
     where = f"revision {base.revision}" if base.revision else base.place if recipe.base != "embedded" else "ships with halfbyte"
     first = [Decision("base", recipe.base, where), Decision("device", machine.name, f"{machine.memory_bytes / 1e9:.0f} GB of memory")]
     longest = base.context
-    notes = [*loaded.notes, *prepared.notes]
+    notes = [*outside_matrix(), *loaded.notes, *prepared.notes]
     if recipe.data.licence is None and recipe.base != "embedded":
         notes.append("data.licence is not stated: whoever publishes the model must know what it was made of")
     if "auto_map" in base.config:

@@ -37,3 +37,14 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def outside_matrix() -> list[str]:
+    """Packages that are older than what the tests passed on, or a major version newer, in words for the plan."""
+    found = {name: has for name in TESTED if (has := installed(name)) is not None}
+    odd = [
+        f"{name} {has} (tested: {FLOORS[name]} to {TESTED[name]})"
+        for name, has in found.items()
+        if numbers(has) < numbers(FLOORS[name]) or numbers(has)[0] > numbers(TESTED[name])[0]
+    ]
+    return [f"outside of the versions that halfbyte was tested with: {', '.join(odd)}; halfbyte doctor says more"] if odd else []

@@ -1,0 +1,1 @@
+"""Inputs that people get wrong, and what each is answered."""
