@@ -136,8 +136,9 @@ def test_a_base_of_pickles_is_refused_with_the_mend(copied, tmp_path, name):
     assert "throw-away container" in caught.value.hint
 
 
-def test_the_loader_is_told_safetensors_too(base, copied, tmp_path):
+def test_the_loader_is_told_safetensors_too(base, copied, tmp_path, monkeypatch):
     """Behind the look at the folder: transformers is called so that it refuses by itself."""
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
     folder = copied()
     found = find_base(str(folder))
     (folder / "model.safetensors").unlink()
