@@ -219,6 +219,14 @@ def test_a_token_is_named_and_not_shown(tmp_path):
         assert "[a secret]" in done.stdout
 
 
+def test_what_a_rule_saw_shows_no_token_either(look):
+    """Words of the script that a rule repeats: here the name of a model."""
+    load = f"AutoModelForCausalLM.from_pretrained('hf_{'aB3dE' * 6}')\n"
+    (found,) = [one for one in look(TRAINER + load * 2) if one.rule == "loaded-twice"]
+    assert "aB3dE" not in found.seen
+    assert "[a secret]" in found.seen
+
+
 def test_it_answers_at_once_and_runs_nothing(tmp_path):
     """In a process of its own: torch is not imported, the script's own lines do nothing."""
     (tmp_path / "a.py").write_text(f"import torch\nopen({str(tmp_path / 'ran')!r}, 'w')\n" + SFT)
