@@ -201,7 +201,8 @@ def main() -> None:
         whole_runs = runs(scratch)
     good, of = sum(one["good"] for one in [*saves, *whole_runs]), len(saves) + len(whole_runs)
     print(f"{good} of {of}")
-    save_raw("disk_full.json", {"saves": saves, "runs": whole_runs}, args.results)
+    raw = json.dumps({"saves": saves, "runs": whole_runs}, ensure_ascii=False).replace(place, "")
+    save_raw("disk_full.json", json.loads(raw), args.results)
     record("disk-full-survived", good / of, f"share of {of}", args.results)
     sys.exit(good < of)
 
