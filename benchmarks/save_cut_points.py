@@ -9,6 +9,7 @@ one, and `latest` and `best` name whole ones. Then the save is done again and mu
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        found = sweep(Path(scratch))
+        found = json.loads(json.dumps(sweep(Path(scratch))).replace(scratch, ""))
     cuts = [one for start in found.values() for one in start["cuts"]]
     recovered = sum(one["wrong"] is None for one in cuts)
     for name, start in found.items():
