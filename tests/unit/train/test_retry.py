@@ -43,10 +43,9 @@ def train(base, folder, *, room=None, dropout=0.0, checkpointing=None, precision
             raise error or torch.OutOfMemoryError(REFUSED)
 
     getattr(layer.mlp, where).register_forward_pre_hook(refuse)
-    plan = toy_plan(len(ROWS), section, TOTAL, eval_steps=2, precision=precision, checkpointing=bool(checkpointing))
-    if checkpointing is None:  # placed, and kept
-        plan = toy_plan(len(ROWS), section, TOTAL, eval_steps=2, precision=precision, checkpointing=True)
-        plan = type(plan)(**{**vars(plan), "computing": type(plan.computing)(**{**vars(plan.computing), "layers": (Placement(),) * 2})})
+    plan = toy_plan(len(ROWS), section, TOTAL, eval_steps=2, precision=precision)
+    placements = (Placement(activations="recomputed" if checkpointing else "kept"),) * 2
+    plan = replace(plan, computing=replace(plan.computing, layers=placements))
     course = run_toy(base, folder, ROWS, section, plan, model=model)
     course.refused = len(refused)
     return course
@@ -151,12 +150,33 @@ def test_where_nothing_can_give_way_it_is_said_and_the_checkpoint_is_left(base, 
 def test_memory_that_runs_out_in_the_update_is_not_tried_again(base, tmp_path, monkeypatch):
     """Half of the weights may have moved. Guards against a step that is taken one and a half times."""
 
+    tried = []
+
     def refuse(*given, **named) -> None:
+        tried.append(1)
         raise torch.OutOfMemoryError(REFUSED)
 
     monkeypatch.setattr(torch.optim.AdamW, "_init_group", refuse)
     with pytest.raises(OutOfMemory, match="asked for in the update, state of the optimizer"):
         train(base, tmp_path)
+    assert len(tried) == 1
+
+
+def test_gradients_that_were_divided_already_are_no_hindrance(base, tmp_path, monkeypatch):
+    """float16: memory runs out between the division by the loss scale and the update. Guards against a scaler that refuses to divide the new ones."""
+    whole = train(base, tmp_path / "whole", precision="float16")
+    clip, calls = nn.utils.clip_grad_norm_, []
+
+    def refuse(*given, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError(REFUSED)
+        return clip(*given, **named)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", refuse)
+    course = train(base, tmp_path / "short", precision="float16")
+    assert course.told("memory_change", "step") == [2]
+    assert losses(course) == losses(whole)
 
 
 @pytest.mark.parametrize(("error", "asked"), [
