@@ -131,14 +131,15 @@ def same_course(run: Path, whole: Path) -> None:
 def test_twice_interrupted_killed_and_torn_the_run_ends_alike(recipe, whole, tmp_path):
     """Ctrl-C twice; then kill -9, with a line torn; then goes on to the end that it would have had."""
     run = tmp_path / "toy"
-    first = Forked("train", recipe, "--runs", tmp_path, slow=1.5)
+    first = Forked("train", recipe, "--runs", tmp_path, slow=3)
     wait_for(first, run, "step", 1)
+    time.sleep(0.5)  # the second step is being taken, and nobody has asked yet
     os.kill(first.pid, signal.SIGINT)
     time.sleep(TWICE_SECONDS + 0.1)
     pressed = time.monotonic()
     os.kill(first.pid, signal.SIGINT)
     _, said = first.end()
-    assert time.monotonic() - pressed < 1.2, "it waited for the step"
+    assert time.monotonic() - pressed < 2, "it waited for the step"
     assert first.returncode == 130
     assert "stopping after this step (SIGINT); once more leaves at once" in said
     assert f"no checkpoint was saved yet; begin again with: halfbyte train --resume {run}" in said
@@ -240,3 +241,11 @@ def test_a_signal_while_loading_or_measuring_is_an_interruption(recipe, tmp_path
     assert read_report(tmp_path / "toy")["status"] == "finished"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_new_run_beside_a_killed_one_says_so(recipe, tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "events.jsonl").write_text('{"event": "run"}\n{"event": "step", "step": 341}\n', encoding="utf-8")
+    run = api.train(parse_recipe(recipe.read_text(), "toy.yaml", ["train.max_steps=1"]), tmp_path).path
+    assert run.name == "toy-2"
+    assert f"{tmp_path / 'toy'} did not end: it is running yet, or was killed at step 341; halfbyte train --resume" in read_report(run)["notes"][-2]

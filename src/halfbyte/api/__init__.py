@@ -82,7 +82,7 @@ from halfbyte.recipe.settings import settings_of
 from halfbyte.runs.disk import told, write_whole
 from halfbyte.runs.events import Event, EventLog
 from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
-from halfbyte.runs.goodbye import tell_ending
+from halfbyte.runs.goodbye import tell_ending, tell_unended
 from halfbyte.runs.manifest import SETTLED, read_manifest
 from halfbyte.runs.report import read_events, write_report
 from halfbyte.runs.trackers import check_trackers, open_trackers
@@ -188,8 +188,18 @@ def _begin(planned: Planned, loaded: Loaded, runs: Path, listener: Listener | No
     run.write_plan(settled)
     if on_plan:
         on_plan(planned, run)
-    _run(planned, run, listener, resume_from=None, command=command)
+    _run(planned, run, listener, resume_from=None, command=command, passed_over=_unended_before(run, loaded.recipe.name))
     return run
+
+
+def _unended_before(run: RunFolder, name: str) -> list[str]:
+    """A note where the run before this one, of the same name, did not end."""
+    number = run.path.name.removeprefix(f"{name}-")
+    before = run.path.with_name(name if number == "2" else f"{name}-{int(number) - 1}") if number.isdigit() else None
+    if before is None or not (before / "events.jsonl").is_file():
+        return []
+    told = tell_unended(read_events(before / "events.jsonl")[0], str(before))
+    return [told] if told else []
 
 
 def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None = None, command: str = "") -> RunFolder:

@@ -1,5 +1,6 @@
 """Where the memory plan meets the run: what there is, how the step is computed in it, the base put into place, and what the run took."""
 
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,18 @@ from halfbyte.errors import ModelError
 from halfbyte.model.adapter import add_adapter, load_adapter
 from halfbyte.model.base import Base
 from halfbyte.model.load import Loaded, load_base
-from halfbyte.model.machine import MOST_DRIVER_BYTES, begin_phase, driver_bytes, free_bytes, held_bytes, memory_limit_bytes, peak_bytes, torch_device
+from halfbyte.model.machine import (
+    MOST_DRIVER_BYTES,
+    begin_phase,
+    driver_bytes,
+    free_bytes,
+    held_bytes,
+    memory_limit_bytes,
+    others_bytes,
+    peak_bytes,
+    torch_device,
+)
+from halfbyte.model.neighbours import tell_neighbours
 from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Computing, Decision, Machine, Plan, as_asked
@@ -69,7 +81,10 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
     forecast = make_forecast(recipe, base.config, target, longest, packed, evaluate_tokens)
     choice = forecast.choice
     if choice is None and training:
-        raise refuse(forecast, recipe)
+        refused = refuse(forecast, recipe)
+        if others := others_bytes():
+            refused.hint = f"{tell_neighbours(others, os.getpid())}: end them; or {refused.hint}"
+        raise refused
     if choice is None:
         work = replace(ask(recipe, base.config, longest, packed).work, rows=1)
         layers = smallest_way(work).placements(work.shape.layers)
@@ -134,7 +149,9 @@ def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target,
     is_old = machine.capability is not None and machine.capability < (8, 0)
     target = calibrated(Target(machine.name, min(free, asked), rates, origin_of(gpu), is_old=is_old), history, family)
     less = [f"memory_budget {recipe.memory_budget}: only {free / 1e9:.1f} GB are free now"] if asked > free else []
-    return target, [*history.notes, *less]
+    others = others_bytes()
+    beside = [tell_neighbours(others, os.getpid())] if others else []
+    return target, [*history.notes, *less, *beside]
 
 
 @contextmanager

@@ -49,6 +49,12 @@ def free_bytes() -> int:
     return free + reserved - torch.cuda.memory_allocated() + min(CONTEXT_BYTES, total - free - reserved)
 
 
+def others_bytes() -> int:
+    """Of the GPU, by other programs: what is neither free, nor PyTorch's, nor what a driver takes."""
+    free, total = torch.cuda.mem_get_info()
+    return max(0, total - free - torch.cuda.memory_reserved() - MOST_DRIVER_BYTES)
+
+
 def held_bytes(device: str) -> int:
     """By tensors of this process on the GPU that are alive."""
     return torch.cuda.memory_allocated() if device == "cuda" else 0

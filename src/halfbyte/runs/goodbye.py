@@ -10,6 +10,15 @@ FULL = 0.9
 """Of the computer's memory: a process that took more and vanished was likely ended by the system."""
 
 
+def tell_unended(events: list[Event], run: str) -> str | None:
+    """With what a new run begins that has the name of one which never ended; None where that one did."""
+    last = _last_process(events)
+    if not last or any(event["event"] in GOODBYES for event in last):
+        return None
+    step = next((event["step"] for event in reversed(events) if event["event"] in ("step", "resume")), None)
+    return f"{run} did not end: it is running yet, or was killed {_where(last, step)}; halfbyte train --resume {run} goes on with it, this is a new run"
+
+
 def tell_ending(events: list[Event], resumed_step: int | None, memory_bytes: Any = None) -> str | None:
     """The note with which a resumed run begins; None where there is nothing to tell. memory_bytes: of a computer without a GPU."""
     last = _last_process(events)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from halfbyte.runs.goodbye import tell_ending
+from halfbyte.runs.goodbye import tell_ending, tell_unended
 
 GONE, WHY = "the last run ended without goodbye", "(killed? out of memory?)"
 RUN, MODEL, MEASURING = {"event": "run"}, {"event": "model"}, {"event": "measuring"}
@@ -42,3 +42,12 @@ def test_a_process_that_had_filled_the_memory_was_likely_ended_for_it():
     events = [RUN, MODEL, *steps(1, 5, peak=15_200_000_000)]
     assert "(out of memory, most likely: it had taken 15.2 GB of 16 GB)" in tell_ending(events, 4, 16_000_000_000)
     assert WHY in tell_ending(events, 4, 32_000_000_000)
+
+
+@pytest.mark.parametrize(("events", "told"), [
+    ([RUN, MODEL, *steps(1, 341)],
+     "runs/toy did not end: it is running yet, or was killed at step 341; halfbyte train --resume runs/toy goes on with it, this is a new run"),
+    ([RUN, MODEL, *steps(1, 9), {"event": "end"}], None), ([RUN, {"event": "failed", "message": "no"}], None), ([], None),
+])  # fmt: skip
+def test_a_new_run_tells_of_one_that_never_ended(events, told):
+    assert tell_unended(events, "runs/toy") == told
