@@ -169,6 +169,7 @@ def test_a_base_that_brings_an_adapter_is_refused(copied):
 HOSTILE = [
     {"_attn_implementation_internal": "evil/kernel"},  # CVE-2026-4372
     {"_experts_implementation_internal": "evil/kernel"},
+    {"_next_hole_internal": "evil/code"},
     {"_attn_implementation": "evil/kernel"},
     {"attn_implementation": "kernels-community/flash-attn:evil"},
     {"attn_implementation": {"text_config": "evil/kernel"}},
