@@ -132,3 +132,11 @@ def test_no_page_and_no_figure_names_a_folder_of_somebody_s_machine():
               *ROOT.glob("src/halfbyte/base/*.json"), *ROOT.glob("src/halfbyte/**/*.py"), *ROOT.glob("scripts/**/*.py")]  # fmt: skip
     found = [str(file) for file in places if re.search(r"(^|[\s\"'=])/(tmp|root|home|work)/", file.read_text(encoding="utf-8"))]
     assert not found
+
+
+def test_no_page_holds_what_a_merge_left():
+    """Guards against a page that went out with both sides of a conflict in it."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.md")]
+    assert len(pages) > 10
+    marks = re.compile(r"^(<{7} |={7}$|>{7} )", re.MULTILINE)
+    assert [page.name for page in pages if marks.search(page.read_text(encoding="utf-8"))] == []

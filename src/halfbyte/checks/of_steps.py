@@ -110,7 +110,15 @@ def _uneven(seen: str) -> tuple[str, str, str]:
 
 
 def recomputation(trial: Trial) -> str:
-    """With the same dropout, too."""
+    """With the same dropout, too; stirred, because the gradient of A is zero while B is."""
+    trial.stir()
+    try:
+        return _recomputed(trial)
+    finally:
+        trial.put_values_back()
+
+
+def _recomputed(trial: Trial) -> str:
     subject = trial.subject
     keeps_all = not any(getattr(layer, "gradient_checkpointing", False) for layer in trial.layers)
     row = trial.rows[-1] if keeps_all else ending(trial.rows[-1], max(4, trial.room // PLACES_KEPT))

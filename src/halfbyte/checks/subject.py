@@ -93,5 +93,7 @@ class Subject:
     """How the base is kept, by the recipe; None for one that is 4-bit already."""
     max_norm: float | None = None
     """What a step scales longer gradients down to."""
+    warmup_steps: int | None = None
+    """Of the schedule; one that is asked for longer than the run never reaches the peak, which the plan has told."""
     weight_decay: float | None = None
     """Of every group of the optimizer."""

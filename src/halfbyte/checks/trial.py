@@ -178,9 +178,9 @@ class Trial:
             parameter.copy_(self.values[name])
 
     @torch.no_grad()
-    def stir(self) -> None:
+    def stir(self, seed: int = 0) -> None:
         """Every trained tensor another, as after some training: a tenth of its own size, or a fiftieth where it is zero."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.trained.items():
             size = 0.1 * float(self.values[name].float().square().mean().sqrt()) or 0.02
             noise = torch.randn(parameter.shape, generator=generator) * size

@@ -402,6 +402,16 @@ def test_a_proof_fails_when_its_part_is_broken(subjects, name, broken):
     assert proof_of(name, subjects()).passed is True, "what was broken is put back"
 
 
+def test_a_warm_up_that_the_recipe_asks_for_beyond_the_run_is_told_and_no_fault(tmp_path):
+    """A smoke run of two steps, of a recipe whose warm-up has five; a warm-up that never ends by mistake is still one."""
+    asked = make_subject(tmp_path, words=["train.max_steps=2", "train.warmup_steps=5"])
+    found = next(proof for proof in preflight.prove(asked) if proof.name == "learning rate")
+    assert found.passed
+    assert "the warm-up of 5 steps is longer than the run" in found.told
+    slipped = replace(asked, warmup_steps=1)
+    assert next(proof for proof in preflight.prove(slipped) if proof.name == "learning rate").passed is False
+
+
 def test_packed_rows_that_see_each_other_are_found(subjects):
     """CORRECTNESS 1.6."""
     assert proof_of("packing", without_documents(subjects("packed"))).passed is False
