@@ -1,6 +1,7 @@
 """Toys for the tests: a tokenizer trained on a paragraph and tiny models with random weights. Nothing is fetched."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,6 +17,13 @@ DATA = Path(os.environ.get("HALFBYTE_DATA", Path(__file__).parent.parent.parent 
 def own_cache(tmp_path_factory) -> None:
     """Prepared data go into a folder of the tests, for the processes that they start too: never into the user's cache."""
     os.environ["HALFBYTE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell starts what it puts into the background with SIGINT ignored, and what is ignored stays so in processes that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

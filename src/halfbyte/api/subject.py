@@ -72,5 +72,6 @@ def subject_of(
         scale=section.alpha / (section.r**0.5 if section.kind == "rslora" else section.r),
         trained="all" if isinstance(prepared.section, TextData) else prepared.section.loss,
         epochs=None if train.max_steps else train.num_epochs, begins_as_base=section.init_from is None, asked=section if section.init_from is None else None,
-        quant=recipe.quant if base.quantization is None else None, max_norm=train.max_grad_norm, warmup_steps=plan.warmup_steps, weight_decay=train.weight_decay,
+        quant=recipe.quant if base.quantization is None else None,
+        max_norm=train.max_grad_norm, warmup_steps=plan.warmup_steps, weight_decay=train.weight_decay,
     )  # fmt: skip
