@@ -174,7 +174,7 @@ def test_a_run_that_failed_while_it_was_measured_is_finished_once_it_is_measured
         patch.setattr(api, "measure", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
         with pytest.raises(MachineError, match="no room") as caught:
             train(base, tmp_path, "prompt_response")
-    assert "evaluate.batch_size=1" in caught.value.hint
+    assert "training is done and kept; halfbyte evaluate" in caught.value.hint
     run = tmp_path / "runs" / "toy"
     assert json.loads((run / "report.json").read_text(encoding="utf-8"))["status"] == "failed"
     api.evaluate(run)

@@ -26,6 +26,7 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "torch_device", lambda machine: torch.device("cpu"))
     monkeypatch.setattr(memory, "free_bytes", lambda: 2_000_000_000)
     monkeypatch.setattr(memory, "driver_bytes", lambda: 800_000_000)
+    monkeypatch.setattr(memory, "others_bytes", lambda: 0)
     monkeypatch.setattr(memory, "peak_bytes", lambda device: 1_000_000_000)
     monkeypatch.setattr(memory, "begin_phase", lambda device: None)
     monkeypatch.setattr("halfbyte.train.loop.peak_bytes", lambda device: 1_300_000_000)
