@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import halfbyte.api.subject
 from halfbyte import api
@@ -83,3 +84,30 @@ def test_a_run_tells_what_was_proven_and_how_long_it_took(text, tmp_path):
         page = (run.path / name).read_text(encoding="utf-8")
         assert "Proven before step 1" in page
         assert f"looked at in {proofs['seconds']:.1f} s" in page
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_memory_that_runs_out_in_a_proof_is_no_finding_and_no_bug(error):
+    """It was a failed proof of the optimizer, or a traceback."""
+    from halfbyte.checks.proof import Claim, lead
+
+    def short(trial: object) -> str:
+        raise error
+
+    with pytest.raises(type(error)):
+        lead(Claim("first steps", short, "the optimizer", "mend it"), None)
+
+
+def test_a_run_whose_proofs_find_no_memory_says_so(text, tmp_path, monkeypatch):
+    from halfbyte.errors import OutOfMemory
+
+    def short(*given: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(api, "prove_planned", short)
+    with pytest.raises(OutOfMemory, match="out of memory in the proofs") as caught:
+        api.train(parse_recipe(text, "toy.yaml", []), tmp_path / "runs")
+    assert caught.value.exit_code == 3
+    assert caught.value.hint
+    with pytest.raises(OutOfMemory, match="in the proofs"):
+        api.check(parse_recipe(text, "toy.yaml", []))

@@ -117,6 +117,7 @@ class Planned:
         return self.memory.forecast
 
 
+PLAN_AGAIN = "leave more room with memory_budget, or lower data.max_length; halfbyte plan shows what each takes"
 OnPlan = Callable[[Planned, RunFolder], None]
 
 
@@ -165,7 +166,7 @@ def check(loaded: Loaded, listener: Listener | None = None, deep: bool = False) 
     `deep`: base and adapter are also built twice more, a fresh process is asked, and every row is looked at.
     """
     planned = plan(loaded, listener)
-    with within_budget(planned.machine, planned.plan.computing):
+    with within_budget(planned.machine, planned.plan.computing), naming_memory("in the proofs", PLAN_AGAIN):
         model, _ = adapt_new(load_for(planned.recipe, planned.base, planned.machine, planned.plan), planned.recipe, planned.machine, planned.plan)
         proofs = prove_planned(planned, model, listener or (lambda event: None), deep)
     refuse_failed(proofs)
@@ -364,7 +365,9 @@ def _run_alone(
         })  # fmt: skip
         note_start(run, model)
         tell_peak(log.append, "load", machine)
-        refuse_failed(prove_planned(planned, model, log.append))
+        with naming_memory("in the proofs"):
+            proofs = prove_planned(planned, model, log.append)
+        refuse_failed(proofs)
         tell_peak(log.append, "proofs", machine)
         dtype, pad = DTYPES[planned.plan.precision], pad_id(planned.tokenizer)
         validation = in_order(prepared.validation, planned.plan.computing.micro_batch_size, pad)

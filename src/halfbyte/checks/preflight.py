@@ -27,7 +27,7 @@ CLAIMS = [*WITHOUT_MODEL, *OF_MODEL, *OF_BATCHES, *OF_STEPS, *OF_USE]
 
 
 def prove(subject: Subject, deep: bool = False, listener: Callable[[Proof], None] | None = None) -> list[Proof]:
-    """In order, each told to the listener when it is done. A faulty set-up fails its proofs and raises nothing; only OutOfMemoryError is raised."""
+    """In order, each told to the listener when it is done. A faulty set-up fails its proofs and raises nothing; only memory that runs out is raised."""
     proofs: list[Proof] = []
     with kept(subject.model):
         trial = Trial(subject, everything=deep)

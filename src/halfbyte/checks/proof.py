@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from halfbyte.errors import HalfbyteError
+from halfbyte.errors import HalfbyteError, OutOfMemory
+from halfbyte.model.room import is_out_of_memory
 
 # What a broken set-up makes libraries raise. Out of memory is no finding about the set-up, and is not among them.
 FAULTS = (ArithmeticError, AssertionError, AttributeError, HalfbyteError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
@@ -50,18 +49,20 @@ class Claim:
 
 
 def lead(claim: Claim, trial: Any) -> Proof:
-    """Raises nothing for a faulty set-up but OutOfMemoryError."""
+    """Raises nothing for a faulty set-up. Memory that runs out, in whatever words the library says it, is raised."""
     try:
         return Proof(claim.name, True, claim.show(trial))
     except Refuted as found:
         return Proof(claim.name, False, found.told, found.likely, found.hint)
     except NotHere as reason:
         return Proof(claim.name, None, str(reason))
-    except torch.OutOfMemoryError:
+    except OutOfMemory:
         raise
     except HalfbyteError as error:
         return Proof(claim.name, False, _first_line(error), claim.likely, error.hint or claim.hint)
     except FAULTS as error:
+        if is_out_of_memory(error):
+            raise
         return Proof(claim.name, False, f"{type(error).__name__}: {_first_line(error)}", claim.likely, claim.hint)
 
 

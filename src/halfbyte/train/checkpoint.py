@@ -150,6 +150,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (step_of(path), path.name.endswith(NEW)))
 
 
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Of one step, the newer where there are two: a save may have been left with step-N.new. The plain name where there is none."""
+    found = [path for path in checkpoints_in(folder) if step_of(path) == step]
+    return found[-1] if found else folder / f"step-{step}"
+
+
 def step_of(path: Path) -> int:
     """-1 for a name that is no checkpoint's."""
     named = NAME.fullmatch(path.name)

@@ -19,7 +19,7 @@ from halfbyte.model.machine import peak_bytes
 from halfbyte.model.precision import DTYPES
 from halfbyte.recipe.plan import Plan
 from halfbyte.recipe.schema import Train
-from halfbyte.train.checkpoint import Checkpoint, load_checkpoint
+from halfbyte.train.checkpoint import Checkpoint, checkpoint_of, load_checkpoint
 from halfbyte.train.keeper import Keeper
 from halfbyte.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate
 from halfbyte.train.random_state import random_states, seed_all, set_random_states
@@ -198,7 +198,7 @@ def _take_best(model: nn.Module, checkpoints: Path, progress: Progress, hooks: H
     if progress.best_step in (None, progress.step):
         return
     try:
-        best = unsaved or load_checkpoint(checkpoints / f"step-{progress.best_step}", run_id).adapter
+        best = unsaved or load_checkpoint(checkpoint_of(checkpoints, progress.best_step), run_id).adapter
         set_adapter_state(model, best)
     except IntegrityError as error:
         hooks.log({"event": "note", "message": f"{error}: the adapter of the last step is kept instead of the best"})

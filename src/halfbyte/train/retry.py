@@ -20,6 +20,7 @@ from halfbyte.errors import OutOfMemory
 from halfbyte.model.placement import can_recompute, place_activations
 from halfbyte.model.room import Shortage, give_back, is_out_of_memory, let_go, look_at
 from halfbyte.recipe.plan import Computing, Placement
+from halfbyte.train.random_state import random_states, set_random_states
 from halfbyte.train.step import StepResult
 
 Compute = Callable[[list[Batch]], StepResult]
@@ -39,7 +40,7 @@ class Room:
 
     def attempt(self, step: int, batches: list[Batch], compute: Compute) -> StepResult | None:
         """None: memory ran out, and the step is to be taken again with `computing`. Raises OutOfMemory where nothing is left that could give way."""
-        followed, random = Followed(batches), _random_state()
+        followed, random = Followed(batches), random_states()
         try:
             return compute(followed)
         except (MemoryError, RuntimeError) as error:
@@ -78,15 +79,13 @@ class Room:
             return replace(computing, layers=changed), "inputs of all layers wait in the computer's memory from here on; losses are the same to the bit"
         return None
 
-    def _begin_again(self, random: dict[str, torch.Tensor]) -> None:
+    def _begin_again(self, random: dict[str, Any]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():  # it may have divided the gradients that were dropped, and would refuse to do so twice
             self.scaler.scale(torch.zeros((), device=next(self.model.parameters()).device))
             self.scaler.update(self.scaler.get_scale())
         give_back()
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"])
+        set_random_states(random)
 
     def _change_to(self, less: tuple[Computing, str], step: int, seen: str) -> None:
         computing, told = less
@@ -133,7 +132,3 @@ def changed_computing(computing: Computing, events: list[dict[str, Any]]) -> Com
 
 
 LEANER = ("kept", "recomputed", "cpu")
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}

@@ -81,14 +81,17 @@ def heard_signals(on_leave: Callable[[], str], on_hang_up: Callable[[], None]) -
     before: dict[int, Any] = {}
     earlier = -1
     try:
-        before = {number: signal.signal(number, signals.handle) for number in wanted.values()}
+        for number in map(int, wanted.values()):  # one by one: a signal that comes meanwhile finds those put back that were exchanged
+            before[number] = signal.getsignal(number)
+            signal.signal(number, signals.handle)
         earlier = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
         listener = threading.Thread(target=_listen, args=(ears, signals, set(wanted.values()), earlier), name="signals", daemon=True)
         listener.start()
         yield signals
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python cannot be put back from it
+                signal.signal(number, handler)
         signal.set_wakeup_fd(earlier)
         os.close(mouth)  # ends the listener
 

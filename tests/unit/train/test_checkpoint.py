@@ -14,7 +14,7 @@ import torch
 from halfbyte import __version__
 from halfbyte.errors import IntegrityError, MachineError
 from halfbyte.runs import disk
-from halfbyte.train.checkpoint import FILES, MANIFEST, Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint, tidy, verify_checkpoint
+from halfbyte.train.checkpoint import FILES, MANIFEST, Checkpoint, checkpoint_of, load_checkpoint, newest_checkpoint, save_checkpoint, tidy, verify_checkpoint
 from halfbyte.train.optimizer import make_optimizer
 from halfbyte.train.random_state import random_states
 from toy_disk import Counted
@@ -260,3 +260,12 @@ def test_nothing_of_a_save_goes_past_the_layer_that_can_be_made_to_fail(tmp_path
     made = [named[call] for call in counted.calls if call in named]
     assert sorted(seen) == sorted(made)
     assert counted.calls.count("fsync") >= 4 + 1 + 1
+
+
+def test_the_checkpoint_of_a_step_is_found_under_either_name(tmp_path):
+    """A best that a save left as step-3.new, because the old one could not be removed, was passed over for the last step's."""
+    assert checkpoint_of(tmp_path, 3) == tmp_path / "step-3"
+    save_checkpoint(tmp_path, 3, content(steps=3))
+    assert checkpoint_of(tmp_path, 3) == tmp_path / "step-3"
+    (tmp_path / "step-3").rename(tmp_path / "step-3.new")
+    assert load_checkpoint(checkpoint_of(tmp_path, 3)).state["step"] == 3
