@@ -114,7 +114,8 @@ def test_a_run_leaves_its_files_its_events_and_its_report(runs, kind):
     assert set(report) == {
         "perplexity", "name", "status", "base_model", "device", "versions", "command", "started", "data", "model", "training", "evaluation", "validation",
         "generations", "decisions", "notes", "verdict", "comparisons", "rating", "classes", "answered_classes", "structure", "replies", "choice",
-        "test_opened", "memory", "time", "curves", "proofs", "licences", "hashes", "labels_as_previewed", "recipe", "seed", "adapter_sha256", "answers", "settings",
+        "test_opened", "memory", "time", "curves", "proofs", "licences", "hashes", "labels_as_previewed", "recipe", "seed", "adapter_sha256", "answers",
+            "settings",
     }  # fmt: skip
     assert (report["status"], report["command"], report["model"]["share_4bit"]) == ("finished", "halfbyte train toy.yaml", 1.0)
     assert report["training"]["steps"] == STEPS
