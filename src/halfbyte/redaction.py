@@ -13,14 +13,17 @@ from typing import Any
 HIDDEN = "[hidden]"
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 SECRET_FORM = re.compile(
-    r"\b(?:hf_|gh[oprsu]_|github_pat_|glpat-|xox[a-z]-)[\w-]{10,}|\bsk-(?=[\w-]*\d)[\w-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"\b(?:hf_|gh[oprsu]_)[A-Za-z0-9]{30,}\b|\bgithub_pat_\w{40,}|\bglpat-(?=[\w-]*\d)[\w-]{20,}|\bxox[a-z]-\d{8,}-[\w-]{10,}"
+    r"|\bsk-(?=\w*\d)[A-Za-z0-9]{20,}\b|\bsk-or-v1-[0-9a-f]{32,}"
+    r"|\bsk-(?:proj|ant|svcacct|admin)-(?=[\w-]*\d)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{32,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-"""Tokens of the services that trainings use."""
+"""Tokens of the services that trainings use, as long as they are given out: folders and data sets begin with hf_ and sk- too."""
 USER_OF_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]+:/{1,2})[^/\s@\"']+@", re.IGNORECASE)
 """A path takes one of the two slashes away."""
-SHORTEST = 8
-"""Of the value of a variable: a shorter one would hide words."""
+SHORTEST = 12
+"""Of the value of a variable: a shorter one would hide words and names of folders."""
+WITHOUT_DIGIT = 20
 
 
 def hide_secrets(text: str) -> str:
@@ -43,8 +46,9 @@ def hide_in(value: Any) -> Any:
 
 def holds_secret(text: str) -> str | None:
     """What kind of secret a text holds, in words that do not repeat it."""
-    if any(value in text for value in _secret_values()):
-        return "the value of a variable that is called a key or a token"
+    for value, name in _secret_values().items():
+        if value in text:
+            return f"the value of a variable that is called a key or a token ({name})"
     if SECRET_FORM.search(text):
         return "what has the form of a token"
     return "user and password of an address" if USER_OF_ADDRESS.search(text) else None
@@ -70,7 +74,15 @@ def hide_in_logs() -> None:
     logging.setLogRecordFactory(hidden)
 
 
-def _secret_values() -> list[str]:
-    """A short word without a digit is a setting that is called a key, not a secret."""
-    known = (value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST)
-    return [value for value in known if len(value) >= 2.5 * SHORTEST or any(letter.isdigit() for letter in value)]
+def _secret_values() -> dict[str, str]:
+    """With the names of their variables. No secret is a short word without a digit, the name of a file, or a part of the folder called from."""
+    known = {value: name for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= SHORTEST}
+    telling = {value: name for value, name in known.items() if len(value) >= WITHOUT_DIGIT or any(letter.isdigit() for letter in value)}
+    return {value: name for value, name in telling.items() if not _names_a_place(value)}
+
+
+def _names_a_place(value: str) -> bool:
+    try:
+        return value in os.getcwd() or (os.path.isabs(value) and os.path.exists(value))
+    except (OSError, ValueError):  # the folder is gone, or the value can be no name
+        return False

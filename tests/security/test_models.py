@@ -1,10 +1,12 @@
 """SECURITY 3.1: a base, an adapter or a checkpoint from elsewhere runs nothing, whatever its files say. Every poison here writes a marker file when it runs."""
 
 import builtins
+import importlib
 import json
 import pickle
 import shutil
 import socket
+import sys
 
 import pytest
 import torch
@@ -276,6 +278,57 @@ def test_an_adapter_as_a_pickle_is_refused_with_the_mend(adapter, tmp_path):
     with pytest.raises(ModelError, match="is a pickle") as caught:
         adapters.adapter_folder(str(folder))
     assert "safetensors" in caught.value.hint
+
+
+@pytest.mark.parametrize("names", ["experts.gate_up_proj", ["../evil"], [7], {"a": "b"}], ids=str)
+def test_parameters_of_an_adapter_are_plain_names(adapter, tmp_path, names):
+    with pytest.raises(ModelError, match="asks for target_parameters"):
+        changed_adapter(adapter, tmp_path, target_parameters=names)
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"parent_library": "transformers.models.evil.modeling_evil", "base_model_class": "Evil"},
+        {"parent_library": "transformers.models.evil.modeling_evil", "base_model_class": "Evil", "unsloth_fixed": True},
+        {"base_model_class": "LlamaForCausalLM", "unsloth_fixed": True},
+    ],
+    ids=str,
+)
+def test_a_mapping_as_libraries_write_it_is_read_and_nothing_of_it_imported(base, adapter, tmp_path, monkeypatch, mapping):
+    """peft imports it in AutoPeftModel alone. Asked for a module that would run, none is asked for."""
+    from toy_training import load_toy
+
+    asked, plain = [], importlib.import_module
+    monkeypatch.setattr("importlib.import_module", lambda name, *given: asked.append(name) or plain(name, *given))
+    folder = changed_adapter(adapter, tmp_path, auto_mapping=mapping, task_type=None)
+    model = load_toy(base).model
+    adapters.load_adapter(model, str(folder))
+    assert not [name for name in [*asked, *sys.modules] if "evil" in name]
+
+
+def test_an_adapter_of_fused_experts_is_read_as_it_was_saved(toy_base, tmp_path):
+    """peft names the experts' tensors by itself where all linear layers are asked for."""
+    from toy_training import NONE, adapted, load_toy, logits
+
+    folder = toy_base("mixtral")
+    model = adapted(folder, quant=NONE, stirred=True)
+    adapters.save_adapter(model, tmp_path / "adapter", str(folder))
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text()).get("target_parameters")
+    assert named
+    again = adapters.load_adapter(load_toy(folder, NONE).model, str(tmp_path / "adapter"))
+    ids = [[0, 5, 6, 7, 8, 9]]
+    assert torch.equal(logits(again, ids), logits(model, ids))
+
+
+def changed_adapter(adapter, tmp_path, **change):
+    """Read as it is before use; its folder."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    adapters._read_saved(folder)
+    return folder
 
 
 def test_an_adapter_as_it_was_saved_is_read(adapter):

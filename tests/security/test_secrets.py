@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from halfbyte.api.identity import kept_recipe
 from halfbyte.errors import RecipeError
+from halfbyte.evaluate.gate import promised
 from halfbyte.recipe.load import load_data_or_recipe, parse_recipe
 from halfbyte.redaction import HIDDEN, hide_in, hide_in_logs, hide_secrets, holds_secret
 from halfbyte.runs.events import EventLog
@@ -18,12 +20,12 @@ from toys import make_base
 
 # Values that stand nowhere else.
 CANARIES = {
-    "HF_TOKEN": "hf_canaryCANARY0123456789",
+    "HF_TOKEN": "hf_canaryCANARY0123456789canaryCANARY",
     "WANDB_API_KEY": "c0ffee01canary9876543210",
     "AWS_SECRET_ACCESS_KEY": "canary/AWS/9s8d7f6g5h4j3k",
     "AWS_ACCESS_KEY_ID": "AKIACANARY0123456789",
     "OPENAI_API_KEY": "sk-canary0123456789abcdef",
-    "GITHUB_TOKEN": "ghp_canary0123456789abcdef",
+    "GITHUB_TOKEN": "ghp_canary0123456789abcdefcanary0123456789",
     "MLFLOW_TRACKING_PASSWORD": "canary-pass-31415926",
 }
 IN_NETRC, IN_ADDRESS = "netrcCanary2718281828", "addressCanary16180339"
@@ -38,7 +40,7 @@ def called(tmp_path_factory):
     (home / ".netrc").write_text(f"machine huggingface.co login me password {IN_NETRC}\n")
     work = tmp_path_factory.mktemp("work")
     make_base(work / "base")
-    (work / "talk.csv").write_text("prompt,response\n" + "".join(f"who is number {i},the keeper {i}\n" for i in range(60)))
+    (work / "talk.csv").write_text("prompt,response\n" + "".join(f"who is number {i},the keeper {i}\n" for i in range(240)))
     (work / "toy.yaml").write_text(
         "base: base\ndata:\n  path: talk.csv\n  max_length: 64\ntrain:\n  max_steps: 2\nevaluate:\n  max_new_tokens: 2\n  max_answers: 2\n"
     )
@@ -125,14 +127,19 @@ def test_keys_that_only_sound_like_one_pass(key):
 @pytest.mark.parametrize(
     "secret",
     [
-        "hf_abcdefghijklmnopqrstuv",
-        "sk-proj-abcdefgh1234567890",
-        "ghp_abcdefghijklmnopqrst",
-        "github_pat_abcdefghij0123",
+        "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH",
+        "sk-" + "aB3dE6gH9jK2mN5pQ8sT" + "T3BlbkFJ" + "aB3dE6gH9jK2mN5pQ8sT",
+        "sk-proj-" + "aB3dE6gH9_jK2mN5pQ8sTuV-" * 4,
+        "sk-ant-api03-" + "aB3dE6gH9_jK2mN5pQ8sTuV-" * 4,
+        "sk-or-v1-" + "0123456789abcdef" * 4,
+        "ghp_" + "aB3dE6gH9jK2" * 3,
+        "gho_" + "aB3dE6gH9jK2" * 3,
+        "github_pat_" + "11ABCDEFG0aBcDeFgHiJkL" + "_" + "aB3dE6gH9jK2" * 5,
+        "xoxb-123456789012-1234567890123-aB3dE6gH9jK2mN5pQ8sTuVwX",
         "AKIAIOSFODNN7EXAMPLE",
-        "glpat-abcdefghij012345",
+        "glpat-aB3dE6gH9jK2mN5pQ8sT",
         "https://me:pass@host/data.csv",
-        "https://ghp_abcdefghijklmnop@host/x",
+        "https://ghp_abcdefghijklmnop@host/x",  # whatever its length: the user of an address
         "s3://key:secret@bucket/x",
         "-----BEGIN RSA PRIVATE KEY-----",
     ],
@@ -166,6 +173,19 @@ def test_an_address_with_a_password_as_data_is_refused():
         "C:/Users/me@home",
         "tokens: 512",
         "hf_hub",
+        "data/hf_checkpoints/llama-7b",
+        "/models/hf_pretrained_models/x",
+        "/tmp/hf_experiments_1/b",
+        "hf_transformer_models_of_the_first_series_2023",
+        "corpora/opus-sk-en-sentences-2023.jsonl",
+        "sk-learn-classification-v2",
+        "data/sk-ant-colony-optimisation-of-routes-2023",
+        "sk-proj-notes-on-the-second-series-of-2023",
+        "ghp_notes_of_the_summer_2023.jsonl",
+        "github_pat_rules",
+        "glpat-notes.txt",
+        "ASIA-PACIFIC-2023 and ASIA_PACIFIC_SALES_23",
+        "xoxo-greetings-from-2023.txt",
     ],
 )
 def test_what_is_no_secret_stays(text):
@@ -178,6 +198,41 @@ def test_the_value_of_a_variable_is_hidden_whatever_its_form(monkeypatch):
     monkeypatch.setenv("SORT_KEY", "embedded")
     assert hide_in({"a": ["x plainlooking7 y", {"b": "plainlooking7"}]}) == {"a": ["x [hidden] y", {"b": HIDDEN}]}
     assert holds_secret("base: embedded") is None
+    assert "(SOMEBODYS_API_KEY)" in holds_secret("base: plainlooking7")
+
+
+def test_the_value_of_a_variable_that_is_a_place_stays(tmp_path, monkeypatch):
+    """A file of keys, and a word of the folder that one works in, are no secrets; a short value is a word."""
+    (tmp_path / "experiments-2023").mkdir()
+    monkeypatch.chdir(tmp_path / "experiments-2023")
+    monkeypatch.setenv("PROJECT_KEY", "experiments-2023")
+    monkeypatch.setenv("SSH_KEY", str(tmp_path))
+    monkeypatch.setenv("SHORT_TOKEN", "talk2023")
+    for text in (f"{tmp_path}/experiments-2023/b", "data: talk2023"):
+        assert hide_secrets(text) == text
+        assert holds_secret(text) is None
+
+
+def test_what_is_read_back_out_of_a_plan_is_what_was_written(tmp_path, monkeypatch):
+    """The base is found again and the template writes the same, whatever a path looks like; what is told to people is hidden."""
+    monkeypatch.setenv("RUN_TOKEN", "somewhere-2023")
+    path = "/data/somewhere-2023/hf_" + "a1B2" * 9
+    kept = {"base": path, "template": {"kind": "plain", "system": path}, "quant": {"kind": "nf4"}, "ledger": {"train_rows": 2}, "rows_sha256": "a-b-c"}
+    run = RunFolder(tmp_path)
+    run.write_plan(kept | {"notes": [path], "decisions": [{"name": "base", "value": path}], "settings": [{"key": "base", "value": path}]})
+    plan = run.read_plan()
+    assert {key: plan[key] for key in kept} == kept
+    assert [plan["notes"][0], plan["decisions"][0]["value"], plan["settings"][0]["value"]] == ["/data/[hidden]/[hidden]"] * 3
+
+
+def test_the_resolved_recipe_of_a_run_is_read_whatever_its_folder_is_called(tmp_path, monkeypatch):
+    """Resume, evaluate, reproduce, gate. What is changed on the way is searched as before."""
+    monkeypatch.setenv("RUN_TOKEN", "somewhere-2023")
+    (tmp_path / "recipe.resolved.yaml").write_text("name: a\nbase: /data/somewhere-2023/b\ndata: {path: /data/hf_" + "a1B2" * 9 + "/a.txt, kind: text}\n")
+    assert kept_recipe(RunFolder(tmp_path)).recipe.base == "/data/somewhere-2023/b"
+    assert promised(tmp_path) == (None, None)
+    with pytest.raises(RecipeError, match=r"data\.path: holds the value of a variable"):
+        kept_recipe(RunFolder(tmp_path), ["data.path=/data/somewhere-2023/a.txt"])
 
 
 def test_events_and_plans_hide_secrets(tmp_path, monkeypatch):

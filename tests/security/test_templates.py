@@ -49,7 +49,7 @@ BOMBS = [
     "{{ 'a'.ljust(10**10) }}",
     "{{ 'a'|center(10**10) }}",
     "{{ '%99999999999d' % 1 }}",
-    "{{ '{:99999999999}'.format(1) }}",
+    "{{ '{:200000}'.format(1) }}",  # small enough to be made, so that only the look at widths stops it
     "{{ '{:{}}'.format(1, 10**10) }}",
     "{{ 'a'|indent(10**10) }}",
     "{{ {'a': 1}|tojson(indent=10**9) }}",
@@ -71,6 +71,7 @@ BOMBS = [
     "{% for i in range(99999) %}{{ 'a' * 40000000 }}{% endfor %}",
     "{{ ('\\t' * 1000000).expandtabs(90000) }}",
     "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+    "{{ '{:99999999999}'.format(1) }}",
 ]
 CONVERSATION = Record("data.csv", 7, messages=({"role": "user", "content": "who is there"}, {"role": "assistant", "content": "the keeper"}))
 
@@ -108,6 +109,13 @@ def test_a_template_without_measure_is_stopped(template):
     assert time.monotonic() - began < 15
     assert "\n" not in caught.value.message
     assert "chat template" in caught.value.message
+
+
+@pytest.mark.parametrize("expression", ["'%200000d' % 1", "'{:200000}'.format(1)", "'%.200000f' % 1", "'%200000s'|format('a')", "'%*d' % (7, 1)"])
+def test_a_width_without_measure_is_told_as_that(expression):
+    """Each would be made at once, and within the measure of sizes."""
+    with pytest.raises(ModelError, match="pads a text to a width without measure"):
+        write("{{ " + expression + " }}")
 
 
 def test_what_is_slow_in_one_stroke_is_stopped_by_the_clock(monkeypatch):

@@ -27,7 +27,7 @@ from halfbyte.evaluate.neutral import NEUTRAL_TEXT
 from halfbyte.model.adapter import ADAPTER_FILES, adapter_folder, adapter_state
 from halfbyte.model.base import Base
 from halfbyte.model.identity import base_identity, hash_file
-from halfbyte.recipe.load import Loaded, parse_recipe
+from halfbyte.recipe.load import Loaded, parse_resolved
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.folder import RunFolder
 from halfbyte.runs.manifest import (
@@ -184,7 +184,7 @@ def kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:
     file = run.path / RESOLVED
     if not file.is_file():
         raise IntegrityError(f"{file} is missing", hint=f"put it back from a copy of the run; {MANIFEST} tells every key under `recipe`")
-    return parse_recipe(file.read_text(encoding="utf-8"), str(file), changes or [])
+    return parse_resolved(file.read_text(encoding="utf-8"), str(file), changes or [])
 
 
 def check_inputs(run: RunFolder, manifest: Manifest, planned: "Planned") -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from halfbyte.errors import DataError, IntegrityError
-from halfbyte.recipe.load import parse_recipe
+from halfbyte.recipe.load import parse_resolved
 from halfbyte.runs.folder import open_run
 from halfbyte.runs.words import counted
 
@@ -33,7 +33,7 @@ def promised(run: Path) -> tuple[float | None, float | None]:
     file = run / "recipe.resolved.yaml"
     if not file.is_file():
         return None, None
-    said = parse_recipe(file.read_text(encoding="utf-8"), str(file), []).recipe.evaluate
+    said = parse_resolved(file.read_text(encoding="utf-8"), str(file), []).recipe.evaluate
     return said.min_gain, said.max_forgetting
 
 

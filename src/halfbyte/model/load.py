@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # A load that quantises less of the decoder's projections than this was not what was asked for.
 SMALLEST_4BIT_SHARE = 0.99
 ELEMENTS_AT_ONCE = 2**22
+MOST_WITHOUT_ROW = 16
+"""Special tokens beyond the embedding: more are another model's."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,22 @@ def load_tokenizer(base: Base) -> "PreTrainedTokenizerBase":
             raise ModelError(seen, hint="give a model whose tokenizer transformers knows") from error
         raise ModelError(f"base: {base.name} has no tokenizer that can be loaded: {_first_line(error)}", hint="give a folder that has one") from error
     rows = base.config.get("vocab_size") or (base.config.get("text_config") or {}).get("vocab_size")
-    if rows and len(tokenizer) > rows:
+    if rows and len(tokenizer) > rows and not tokens_without_row(tokenizer, rows):
         raise ModelError(f"base: the tokenizer has {len(tokenizer)} tokens, the model {rows}: ids do not match", hint="use the model's own tokenizer")
     return tokenizer
+
+
+def tokens_without_row(tokenizer: "PreTrainedTokenizerBase", rows: int) -> list[str]:
+    """Marks of the tokenizer that the embedding does not hold and no text becomes, such as the image token of Gemma 3's smallest model.
+
+    Empty where there are none, and where an id beyond the embedding can occur: of a word, of a mark that is not special (it would be found in any
+    text), or of one that the tokenizer or its chat template writes.
+    """
+    beyond = {word: number for word, number in tokenizer.get_vocab().items() if number >= rows}
+    marks = {mark.content for mark in tokenizer.added_tokens_decoder.values() if mark.special}
+    written = f"{tokenizer.bos_token} {tokenizer.eos_token} {tokenizer.pad_token} {tokenizer.unk_token} {tokenizer.chat_template or ''}"
+    never = len(beyond) <= MOST_WITHOUT_ROW and set(beyond) <= marks and not any(word in written for word in beyond)
+    return sorted(beyond) if never else []
 
 
 def check_files(base: Base) -> None:

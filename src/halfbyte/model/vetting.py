@@ -26,8 +26,12 @@ REPOSITORY = re.compile(r"[^/\s]+/[^/\s]+")
 ADAPTER_KEYS = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules", "fan_in_fan_out", "inference_mode", "layer_replication",
     "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type", "peft_version", "r", "rank_pattern", "revision",
-    "target_modules", "task_type", "use_dora", "use_rslora",
+    "target_modules", "target_parameters", "task_type", "use_dora", "use_rslora",
 }  # fmt: skip
+
+PLAIN = re.compile(r"\w+(\.\w+)*")
+MAPPING_KEYS = {"parent_library", "base_model_class", "unsloth_fixed"}
+MAPPED_LIBRARIES = {"transformers", "peft", "unsloth"}
 
 
 def vet_config(name: str, config: dict[str, Any]) -> None:
@@ -104,8 +108,19 @@ def vet_adapter(folder: Path) -> None:
         known = key in ADAPTER_KEYS or not value or value == usual.get(key) or (key == "init_lora_weights" and (value is True or value == "gaussian"))
         if not known:
             raise ModelError(f"{file}: asks for {key} = {_short(value)}, which is not loaded here", hint="take the key out, if the tensors do without it")
-        if key == "auto_mapping" and value:
+        if key == "auto_mapping" and value and not _is_usual_mapping(value):
             raise ModelError(f"{file}: names a module to import (auto_mapping = {_short(value)})", hint="take the key out; the tensors do without it")
+        if key == "target_parameters" and value and not (isinstance(value, list) and all(isinstance(one, str) and PLAIN.fullmatch(one) for one in value)):
+            raise ModelError(f"{file}: asks for target_parameters = {_short(value)}, which are no names", hint="copy the adapter again")
+
+
+def _is_usual_mapping(value: Any) -> bool:
+    """As peft and Unsloth write it: the class of the base, in the library that has it. Nothing here imports it; other libraries' tools would."""
+    if not isinstance(value, dict) or not set(value) <= MAPPING_KEYS:
+        return False
+    named = [value.get("parent_library") or "", value.get("base_model_class") or ""]
+    plain = all(isinstance(one, str) and (not one or PLAIN.fullmatch(one)) for one in named) and value.get("unsloth_fixed") in (None, True, False)
+    return plain and (not named[0] or named[0].split(".")[0] in MAPPED_LIBRARIES)
 
 
 def pickled_adapter(folder: Path) -> ModelError | None:

@@ -160,6 +160,16 @@ def _is_there(name: str) -> bool:
 def parse_recipe(text: str, file: str, overrides: list[str], default_name: str = "run") -> Loaded:
     """Checks recipe text; `file` is only for messages. An override wins over the file, in whatever spelling either is."""
     _refuse_secrets(text, file, overrides)
+    return _parse(text, file, overrides, default_name)
+
+
+def parse_resolved(text: str, file: str, overrides: list[str]) -> Loaded:
+    """The resolved recipe of a run. What it was made of was searched for secrets; since then it holds whole paths, which may look like one."""
+    _refuse_secrets("", file, overrides)
+    return _parse(text, file, overrides, "run")
+
+
+def _parse(text: str, file: str, overrides: list[str], default_name: str) -> Loaded:
     asked, places, problems = _read_yaml(text, file)
     _refuse_by_name(asked, places, problems)
     values, notes = _translate(asked, places, problems)

@@ -17,8 +17,11 @@ from halfbyte.errors import DataError, IntegrityError, MachineError
 from halfbyte.redaction import hide_in
 from halfbyte.runs.disk import clear_left_overs, write_whole
 from halfbyte.runs.lock import Holder, locked
+from halfbyte.runs.manifest import OF_THE_PLAN
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What is read back out of plan.json stays as it was settled: a path that looks like a token is a path. The rest is told to people.
+READ_BACK = ("base", "computing", *OF_THE_PLAN)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class RunFolder:
             raise IntegrityError(f"{self.plan} is damaged: {error}", hint="start the run again") from error
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        write_whole(self.plan, json.dumps(hide_in(plan), indent=1, ensure_ascii=False) + "\n")
+        read_back = {key: plan[key] for key in READ_BACK if key in plan}
+        write_whole(self.plan, json.dumps(hide_in(plan) | read_back, indent=1, ensure_ascii=False) + "\n")
 
 
 def create_run(runs: Path, name: str) -> RunFolder:

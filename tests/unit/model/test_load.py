@@ -12,7 +12,7 @@ from transformers.models.falcon import modeling_falcon
 
 from halfbyte.errors import IntegrityError, ModelError
 from halfbyte.model.base import find_base
-from halfbyte.model.load import choose_quant, falcon_linears_are_linears, load_base, load_tokenizer, set_cpu_repacking
+from halfbyte.model.load import choose_quant, falcon_linears_are_linears, load_base, load_tokenizer, set_cpu_repacking, tokens_without_row
 from halfbyte.recipe.schema import FP4, NF4
 from toy_training import CPU, NONE, adapted, gradients, load_toy, logits, one_batch, random_rows, same
 
@@ -187,6 +187,30 @@ def test_a_tokenizer_of_another_model_is_refused(toy_base):
     with pytest.raises(ModelError, match="tokenizer has 320 tokens, the model 300"):
         load_tokenizer(find_base(str(folder)))
     assert len(load_tokenizer(find_base(str(changed_config(folder, vocab_size=384))))) == 320
+
+
+def with_mark(folder, word="<image_soft_token>", special=True, template=""):
+    """The toy tokenizer with one more token than the model has rows."""
+    file = folder / "tokenizer.json"
+    kept = json.loads(file.read_text())
+    kept["added_tokens"].append({**kept["added_tokens"][-1], "id": 320, "content": word, "special": special})
+    file.write_text(json.dumps(kept))
+    (folder / "chat_template.jinja").write_text((folder / "chat_template.jinja").read_text() + template)
+    return find_base(str(folder))
+
+
+def test_a_mark_beyond_the_embedding_that_no_text_becomes_is_passed_over(toy_base):
+    """Gemma 3's smallest model has 262,144 rows, and an image token with id 262,144."""
+    tokenizer = load_tokenizer(with_mark(toy_base()))
+    assert len(tokenizer) == 321
+    assert tokens_without_row(tokenizer, 320) == ["<image_soft_token>"]
+    assert tokens_without_row(tokenizer, 384) == []
+
+
+@pytest.mark.parametrize("given", [{"special": False}, {"template": "{{ '<image_soft_token>' }}"}], ids=["found in text", "in the chat template"])
+def test_a_mark_beyond_the_embedding_that_can_occur_is_refused(toy_base, given):
+    with pytest.raises(ModelError, match="tokenizer has 321 tokens, the model 320"):
+        load_tokenizer(with_mark(toy_base(), **given))
 
 
 @pytest.mark.parametrize("text", [None, "{"])
