@@ -55,6 +55,9 @@ TOYS = {
     "falcon": Toy("falcon, several documents a row", {"architecture": "falcon", "words": ["data.packing=best_fit"]}),
     "qwen3": Toy("qwen3, several documents a row, four layers", {"architecture": "qwen3", "words": ["data.packing=best_fit"], "num_hidden_layers": 4}),
     "dropout": Toy("a tenth of the adapter's input dropped, layers recomputed", {"words": ["adapter.dropout=0.1", "train.gradient_checkpointing=true"]}),
+    "attention dropout": Toy("mistral, whose attention drops a tenth by a call of its own", {"attention_dropout": 0.1}),
+    "dropout of the base": Toy("falcon, which drops a tenth after each block", {"architecture": "falcon", "hidden_dropout": 0.1, "attention_dropout": 0.1}),
+    "experts": Toy("mixtral, fused experts, two of four a token", {"architecture": "mixtral", "words": ["quant.kind=none"]}),
     "dora": Toy(
         "llama, DoRA, one row at a time and four a step",
         {"architecture": "llama", "words": ["adapter.kind=dora", "train.batch_size=1", "train.gradient_accumulation_steps=4"]},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -27,9 +27,19 @@ from halfbyte.train.optimizer import learning_rate_at, make_optimizer
 from halfbyte.train.step import StepResult, batch_logits, summed_loss, train_step
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 UNNAMED_CONTEXT = 2048  # of a base whose config names no length
+
+
+def _scale(alpha: float, r: int, by_root: bool) -> float:
+    return alpha / (r**0.5 if by_root else r)
+
+
+def _own_scale(model: "PeftModel") -> float:
+    """Of an adapter that the run goes on from: by its own settings, which are kept."""
+    config = cast("LoraConfig", model.peft_config[str(model.active_adapter)])
+    return _scale(config.lora_alpha, config.r, config.use_rslora)
 
 
 def subject_of(
@@ -69,7 +79,7 @@ def subject_of(
         rate=rate, total_steps=plan.total_steps, peak_rate=train.learning_rate, recompute=recomputing,
         evaluate=lambda model, batches: measure_loss(model, batches, dtype).mean, generate=generate,
         save=lambda model, folder: save_adapter(model, folder, base.place, base.revision), reloaded=adapter_beside,
-        scale=section.alpha / (section.r**0.5 if section.kind == "rslora" else section.r),
+        scale=_scale(section.alpha, section.r, section.kind == "rslora") if section.init_from is None else _own_scale(model),
         trained="all" if isinstance(prepared.section, TextData) else prepared.section.loss,
         epochs=None if train.max_steps else train.num_epochs, begins_as_base=section.init_from is None, asked=section if section.init_from is None else None,
         quant=recipe.quant if base.quantization is None else None,

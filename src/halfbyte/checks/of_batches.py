@@ -77,7 +77,8 @@ APART = "let no row see another: positions that begin anew, and a mask by docume
 
 
 def packing(trial: Trial) -> str:
-    """To the bit: a document's logits stay when its neighbours are others. Within rounding: they are what they are alone, so positions begin anew."""
+    """To the bit (experts: within rounding): a document's logits stay when its neighbours are others. Within rounding: they are what they are alone, so
+    positions begin anew."""
     packed = [row for row in trial.looked_at if len(row.documents) > 1]
     if not packed:
         raise NotHere("no row holds more than one document")
@@ -97,7 +98,7 @@ def packing(trial: Trial) -> str:
     edited = batch.ids.clone()
     edited[0, :start] = (edited[0, :start] + 1) % trial.vocabulary
     after = trial.logits(_with_ids(batch, edited))[0]
-    if not torch.equal(before[start:], after[start:]):
+    if not trial.stay(after[start:], before[start:]):
         leak = float((before[start:] - after[start:]).abs().max())
         seen = f"a document's logits move by {leak:.2g} when its neighbour in the row is another"
         raise Refuted(seen, "packed documents see each other", APART)
@@ -150,12 +151,12 @@ def padding(trial: Trial) -> str:
     if size < batch.ids.shape[1]:
         edited = batch.ids.clone()
         edited[0, size:] = (edited[0, size:] + 1) % trial.vocabulary
-        if not torch.equal(trial.logits(_with_ids(batch, edited))[0, :size], together[0, :size]):
+        if not trial.stay(trial.logits(_with_ids(batch, edited))[0, :size], together[0, :size]):
             raise Refuted("logits move with the id that pads", "padding is seen", "pad on the right, behind what is trained")
     ids = trial.batch([rows[1]])
     edited = ids.ids.clone()
     edited[0, -1] = (edited[0, -1] + 1) % trial.vocabulary
-    if not torch.equal(trial.logits(_with_ids(ids, edited))[0, :-1], trial.logits(ids)[0, :-1]):
+    if not trial.stay(trial.logits(_with_ids(ids, edited))[0, :-1], trial.logits(ids)[0, :-1]):
         raise Refuted("logits move with a token that comes later", "the mask lets tokens look ahead", "use a causal mask")
     return f"a row of {size} tokens beside one of {len(rows[1].ids)}: {worst:.1g} of their spread from each alone"
 

@@ -190,14 +190,18 @@ def adapter(trial: Trial) -> str:
 
 def _as_asked(trial: Trial, adapted: dict[str, Any]) -> None:
     """Rank, dropout, kind and layers are those of the recipe."""
+    from peft.tuners.lora.layer import ParamWrapper
+
     asked, active = trial.subject.asked, trial.model.active_adapter
     if asked is None:
         return
     hint = "look at adapter.*"
     for name, module in adapted.items():
+        # peft gives fused experts a multiple of the rank, as many as were fused.
+        fused = isinstance(module, ParamWrapper) and module.r[active] % asked.r == 0
         dropout = module.lora_dropout[active].p if isinstance(module.lora_dropout[active], nn.Dropout) else 0.0
         for what, seen, wanted in (
-            ("rank", module.r[active], asked.r),
+            ("rank", asked.r if fused else module.r[active], asked.r),
             ("dropout", dropout, asked.dropout),
             ("magnitude of DoRA", active in module.lora_magnitude_vector, asked.kind == "dora"),
         ):

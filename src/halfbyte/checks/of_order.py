@@ -1,6 +1,7 @@
 """Proofs about the order of the rows, the number of the steps and the rate of each."""
 
 import math
+import random
 from collections import Counter
 from hashlib import sha256
 from itertools import islice, pairwise
@@ -10,8 +11,11 @@ from halfbyte.checks.trial import MANY, Trial, expected_labels
 from halfbyte.data.batches import Batch
 from halfbyte.data.tokens import Tokens
 
-EPOCHS = 6
-"""Orders that are compared; that so many are one by chance is rare even of two steps."""
+BY_CHANCE = 1e-9
+"""So many epochs are compared that they are all of one order by chance as rarely as this; where a few rows have few orders these are more."""
+MOST_EPOCHS = 64
+"""Where it takes more, the order is not looked at: nearly all of the rows are one."""
+SHUFFLES = 64
 STEPS = 50
 """Of each of them."""
 # A fall to zero in closed form ends a step above zero; the rate of its last step is at most this share, or one step's of a line.
@@ -55,11 +59,29 @@ def epochs(trial: Trial) -> str:
         seen = f"a step has {min(sizes - {per_step})} rows, not {per_step}"
         raise Refuted(seen, "micro-batches are left out or doubled", "batch_size x gradient_accumulation_steps rows a step")
     if wanted > 1 and count > 2:
-        orders = {tuple(tuple(sorted(step)) for step in order(number, STEPS)) for number in range(EPOCHS)}
-        if len(orders) == 1 and len({key for step in first for key in step}) > 2:
-            raise Refuted(f"{EPOCHS} epochs came in one order", "rows are not shuffled, or with the same seed in every epoch", "shuffle by seed and epoch")
+        one = _order_of(first[:STEPS])
+        most = _epochs_to_compare(first, [_key(row) for row in trial.looked_at] if whole else [key for step in first for key in step])
+        if most <= MOST_EPOCHS and all(_order_of(order(number, STEPS)) == one for number in range(1, most)):
+            raise Refuted(f"{most} epochs came in one order", "rows are not shuffled, or with the same seed in every epoch", "shuffle by seed and epoch")
     looked = f"{count:,} rows" if whole else f"the first {sum(map(len, first)):,} of {count:,} rows"
     return f"{looked}, each once, {per_step} a step; {'another order' if wanted > 1 else 'one step'} in each epoch, the same when it is repeated"
+
+
+def _order_of(steps: list[list[str]]) -> tuple[tuple[str, ...], ...]:
+    """Which rows each step has; within a step their order is nothing."""
+    return tuple(tuple(sorted(step)) for step in steps)
+
+
+def _epochs_to_compare(steps: list[list[str]], keys: list[str]) -> int:
+    """Shuffles of our own tell how often two orders are one: of three rows, two a step, every third time."""
+    generator = random.Random(0)
+    sizes = [len(step) for step in steps[:STEPS]]
+    found: Counter[tuple[tuple[str, ...], ...]] = Counter()
+    for _ in range(SHUFFLES):
+        drawn = iter(generator.sample(keys, sum(sizes)))
+        found[_order_of([list(islice(drawn, size)) for size in sizes])] += 1
+    share = max(found.values()) / SHUFFLES
+    return 1 + math.ceil(math.log(BY_CHANCE) / math.log(share)) if share < 1 else MOST_EPOCHS + 1
 
 
 def _key(row: Tokens) -> str:

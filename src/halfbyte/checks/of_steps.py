@@ -1,5 +1,6 @@
 """Proofs about gradients and the first steps: what the optimizer is given, what it holds, what moves, and what must not."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,8 @@ class Watched(torch.optim.Optimizer):
 
 def accumulation(trial: Trial) -> str:
     """One gradient, one loss, one count, however rows fall into micro-batches; and those of a last, smaller step are its own rows'."""
+    if trial.draws_in_training:
+        raise NotHere("the base draws random numbers in training, so that no two passes are one thing")
     subject, reference = trial.subject, trial.reference
     worst, clips = 0.0, []
     ways = [
@@ -163,7 +166,10 @@ def _recomputed(trial: Trial) -> str:
 
 
 def first_steps(trial: Trial) -> str:
-    """Two steps with the run's optimizer: every adapter has a gradient by then (while B is zero, A's is zero), all of them moved, and nothing else did."""
+    """Two steps with the run's optimizer: every adapter has a gradient by then (while B is zero, A's is zero), all of them moved, and nothing else did.
+
+    Of adapters on modules that the rows never reach, as a tower for pictures or an expert that no token goes to, only the number is told.
+    """
     subject, model = trial.subject, trial.model
     optimizer = subject.make_optimizer(model)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -185,16 +191,20 @@ def first_steps(trial: Trial) -> str:
         with trial.in_training(), _gradients_seen(trial) as reached:
             for group in optimizer.param_groups:
                 group["lr"] = RATE
-            results = [subject.step(model, batches, optimizer)]
+            with _modules_run(trial) as first_run:
+                results = [subject.step(model, batches, optimizer)]
             against = sum(float(((one.detach().cpu() - trial.values[name]) * reference[name]).sum()) for name, one in trial.trained.items())
-            results.append(subject.step(model, batches, optimizer))
+            with _modules_run(trial) as second_run:
+                results.append(subject.step(model, batches, optimizer))
         if any(result.skipped for result in results):
             raise NotHere("a float16 gradient overflowed, and the step was left out as it should be")
-        dead = [name for name in trial.trained if not bool(reached.get(name, False))]
+        alive = {name for name in trial.trained if bool(reached.get(name, False))}
+        idle = _idle(trial, first_run & second_run, alive)
+        dead = [name for name in trial.trained if name not in alive and name not in idle]
         if dead:
             seen = f"{len(dead)} of {len(trial.trained)} tensors of the adapter have no gradient after two steps, the first is {dead[0]}"
             raise Refuted(seen, "what stands between it and the loss passes no gradient on", "look at adapter.target_modules and train.gradient_checkpointing")
-        still = [name for name, one in trial.trained.items() if torch.equal(one.detach().cpu(), trial.values[name])]
+        still = [name for name, one in trial.trained.items() if name not in idle and torch.equal(one.detach().cpu(), trial.values[name])]
         if still:
             seen = f"{len(still)} of {len(trial.trained)} tensors of the adapter did not move in two steps, the first is {still[0]}"
             raise Refuted(seen, "the optimizer does not hold them, or their updates are rounded away", "keep what is trained in float32, in the optimizer")
@@ -207,7 +217,8 @@ def first_steps(trial: Trial) -> str:
         if not against < 0:
             raise Refuted("the first step goes along its gradient, not against it", "the sign of the loss or of the update is wrong", "minimise the loss")
         losses = f"loss {results[0].loss:.4f}, then {results[1].loss:.4f}"
-        return f"2 steps moved {len(trial.trained)} of {len(trial.trained)} adapters and 0 of {len(before):,} other tensors; {losses}"
+        reaches = f" ({len(idle)} are on modules that these rows do not reach, the first is {min(idle)})" if idle else ""
+        return f"2 steps moved {len(trial.trained) - len(idle)} of {len(trial.trained)} adapters{reaches} and 0 of {len(before):,} other tensors; {losses}"
     finally:
         trial.put_values_back()
 
@@ -231,6 +242,52 @@ def _gradients_seen(trial: Trial) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+OF_AN_ADAPTER = re.compile(r"\.(lora_|modules_to_save|trainable_tokens)")
+OF_AN_EXPERT = re.compile(r"(experts?)\.\d+\.")
+
+
+@contextmanager
+def _modules_run(trial: Trial) -> Iterator[set[str]]:
+    """Names of the modules with adapters, and of the layers, that ran."""
+    ran: set[str] = set()
+
+    def hook_for(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any) -> None:
+            ran.add(name)
+
+        return look
+
+    owners = {_owner(name) for name in trial.trained}
+    layers = {id(layer) for layer in trial.layers}
+    hooks = [module.register_forward_pre_hook(hook_for(name)) for name, module in trial.model.named_modules() if name in owners or id(module) in layers]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _owner(name: str) -> str:
+    """Of a trained tensor, the module that it adapts."""
+    return OF_AN_ADAPTER.split(name, maxsplit=1)[0]
+
+
+def _idle(trial: Trial, ran: set[str], alive: set[str]) -> set[str]:
+    """Trained tensors that may have no gradient: their module did not run, though the layer that it is in did. Of a list of experts it is enough that one
+    has a gradient: what the others are given may be tokens that nothing is learned from. Embedding and head are in every pass."""
+    always = {id(trial.model.get_input_embeddings()), id(trial.model.get_output_embeddings())}
+    names = {id(module): name for name, module in trial.model.named_modules()}
+    skipped = [f"{names[id(layer)]}." for layer in trial.layers if names[id(layer)] not in ran]
+    experts = {OF_AN_EXPERT.sub(r"\1.*.", name) for name in alive if OF_AN_EXPERT.search(name)}
+    idle = set()
+    for name in trial.trained.keys() - alive:
+        owner = _owner(name)
+        rests = owner not in ran and id(trial.model.get_submodule(owner)) not in always and not any(name.startswith(layer) for layer in skipped)
+        if rests or OF_AN_EXPERT.sub(r"\1.*.", name) in experts:
+            idle.add(name)
+    return idle
 
 
 def not_finite(trial: Trial) -> str:

@@ -46,10 +46,14 @@ def answers(trial: Trial) -> str:
 
 
 def _answers_of_ours(trial: Trial) -> str:
-    """Decoded, what is trained is the answer whole, and what a template writes around it is the same around every answer."""
+    """Decoded, what is trained is the answer whole, and what a template writes around it is the same around every last answer.
+
+    Around an earlier one it may be less: Qwen 3 writes thoughts, empty ones too, before the last answer alone.
+    """
     encode_row, encode_prompt = encoders_of(trial)
     tokenizer, ends = trial.subject.tokenizer, trial.subject.end_ids
-    wrappings: set[tuple[str, str]] = set()
+    last: set[tuple[str, str]] = set()
+    earlier: set[tuple[str, str, bool]] = set()
     count = 0
     for talk in talks_of(trial):
         row = encode_row(talk)
@@ -61,7 +65,7 @@ def _answers_of_ours(trial: Trial) -> str:
                 "the mask of the answers is not that of the turns",
                 "train each answer, and nothing else",
             )
-        for (start, end), answer in zip(spans, said, strict=True):
+        for turn, ((start, end), answer) in enumerate(zip(spans, said, strict=True), start=1):
             ids = row.ids[start:end]
             while ids and ids[-1] in ends:
                 ids = ids[:-1]
@@ -71,15 +75,21 @@ def _answers_of_ours(trial: Trial) -> str:
                     continue  # the tokenizer itself loses something of it
                 raise Refuted(f"of the answer {answer!r}, {text!r} is trained", "part of the answer is masked or cut", "train each answer from its first token")
             before, behind = text.split(answer, 1)
-            wrappings.add((before.strip(), behind.strip()))
             count += 1
+            if turn == len(said):
+                last.add((before.strip(), behind.strip()))
+            else:
+                earlier.add((before.strip(), behind.strip(), row.ids[:start] == encode_prompt(talk[: 2 * turn - 1])))
         asked = encode_prompt(talk[:-1])
         if spans[-1][0] != len(asked):
             seen = f"the last answer is trained from token {spans[-1][0]}, its prompt has {len(asked)}"
             raise Refuted(seen, "prompt and answer are not parted where generation parts them", "tokenise the prompt alone, and train all behind it")
-    if len(wrappings) > 1:
-        seen = f"around answers {sorted(wrappings)[0]!r} and {sorted(wrappings)[1]!r} are trained"
-        raise Refuted(seen, "part of the prompt is trained", "train each answer with its end mark, and nothing else")
+    likely, hint = "part of the prompt is trained", "train each answer with its end mark, and nothing else"
+    if len(last) > 1:
+        raise Refuted(f"around answers {sorted(last)[0]!r} and {sorted(last)[1]!r} are trained", likely, hint)
+    for before, behind, behind_its_prompt in earlier:
+        if any(not (behind_its_prompt or one.endswith(before)) or not other.startswith(behind) for one, other in last):
+            raise Refuted(f"around an earlier answer {(before, behind)!r} is trained, around the last one {next(iter(last))!r}", likely, hint)
     return f"of {count} answers put through the template each is trained whole and no prompt is"
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfbyte.checks.proof import NotHere
@@ -21,6 +23,7 @@ from halfbyte.data.batches import IGNORE, Batch, row_lengths
 from halfbyte.data.tokens import Tokens
 from halfbyte.evaluate.loss import evaluating
 from halfbyte.model.load import decoder_layers
+from halfbyte.train.step import batch_logits
 
 FEW = 3
 """Rows that the model is asked about."""
@@ -114,6 +117,15 @@ class Trial:
     def layers(self) -> nn.ModuleList:
         return decoder_layers(self.model)
 
+    @cached_property
+    def has_experts(self) -> bool:
+        """A mixture: how many tokens an expert multiplies at once hangs on all tokens of the batch, and the rounding of a token's logits with it."""
+        return any("expert" in name.lower() or "moe" in type(module).__name__.lower() for name, module in self.model.named_modules())
+
+    def stay(self, seen: Tensor, truth: Tensor) -> bool:
+        """seen, truth (T, V): the same bits; within rounding in a mixture of experts."""
+        return torch.equal(seen, truth) or (self.has_experts and apart(seen, truth, self.tolerance.share) <= self.tolerance.logits)
+
     def batch(self, rows: Sequence[Tokens]) -> Batch:
         return self.subject.collate(rows)
 
@@ -131,16 +143,32 @@ class Trial:
     def in_training(self, dropout: bool = False) -> Iterator[None]:
         """Training mode, without the dropout, which would make two passes two things; no gradients before and after."""
         self.model.train()
-        if not dropout:
-            for module in self.model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.eval()
         self.clear()
-        try:
-            yield
-        finally:
-            self.clear()
-            self.model.train()
+        with ExitStack() as stack:
+            if not dropout:
+                stack.enter_context(_without_dropout(self.model))
+            try:
+                yield
+            finally:
+                self.clear()
+                self.model.train()
+
+    @cached_property
+    def draws_in_training(self) -> bool:
+        """In training mode the base itself draws random numbers that move its logits, and that we do not know how to switch off, as the noise of a router."""
+        batch = self.batch([self.rows[0]]).to(self.device)
+
+        def passed(seed: int) -> tuple[Tensor, bool]:
+            torch.manual_seed(seed)
+            before = _drawn(self.device)
+            found = batch_logits(self.model, batch, self.subject.dtype).float()
+            return found, not torch.equal(before, _drawn(self.device))
+
+        with self.in_training(), torch.no_grad():
+            one, drew = passed(0)
+            if not drew:
+                return False
+            return bool((passed(1)[0] - one).abs().max() > 2 * (passed(0)[0] - one).abs().max())
 
     def clear(self) -> None:
         for parameter in self.model.parameters():
@@ -193,6 +221,34 @@ class Reference:
     def __init__(self, gradient: Gradient, loss: float, supervised: int, last_gradient: Gradient, last_loss: float, last_supervised: int) -> None:
         self.gradient, self.loss, self.supervised = gradient, loss, supervised
         self.last_gradient, self.last_loss, self.last_supervised = last_gradient, last_loss, last_supervised
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """The functions too, which models call with a probability of their own, as attention does. Exchanged for all threads: what is recomputed in the
+    backward pass on a GPU is recomputed in another one."""
+    kept_dropout, kept_attention = F.dropout, F.scaled_dot_product_attention
+
+    def dropout(input: Tensor, *args: Any, **named: Any) -> Tensor:
+        return input
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, *args: Any, **named: Any) -> Tensor:
+        return kept_attention(query, key, value, attn_mask, 0.0, *args, **named)
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    F.dropout, F.scaled_dot_product_attention = dropout, attention  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.dropout, F.scaled_dot_product_attention = kept_dropout, kept_attention  # type: ignore[assignment]
+
+
+def _drawn(device: torch.device) -> Tensor:
+    """The state of the random numbers that a pass on the device may draw from."""
+    states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    return torch.cat(states)
 
 
 @contextmanager

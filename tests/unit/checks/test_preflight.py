@@ -1,17 +1,21 @@
 """Preflight: every proof holds on clean set-ups, fails when the part it is about is broken in one way, and leaves no trace (CORRECTNESS 1.0 to 1.40)."""
 
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from families import FAMILIES, encoded, family_tokenizer
 from halfbyte.checks import preflight
 from halfbyte.checks.proof import lead
 from halfbyte.checks.trial import Trial, kept
-from halfbyte.data.batches import IGNORE
-from halfbyte.data.tokens import Tokens
+from halfbyte.data.batches import IGNORE, epoch_steps
+from halfbyte.data.render import render_prompt
+from halfbyte.data.tokens import Tokens, encode_pieces
 from halfbyte.errors import HalfbyteError
 from halfbyte.model.load import decoder_layers
 from halfbyte.recipe.schema import FP4
@@ -471,3 +475,114 @@ def test_ids_that_the_model_does_not_know_never_reach_it(subjects):
     proofs = preflight.prove(with_rows(lambda row: Tokens([*row.ids[:-1], 320], row.trained, "", 0))(subjects()))
     assert proofs[0].passed is False
     assert all(proof.passed is None for proof in proofs[len(preflight.WITHOUT_MODEL) :])
+
+
+# Set-ups that look odd and are sound
+
+
+def of_family(subject, name):
+    """The same with tokenizer, template and rows of a family."""
+    family, tokenizer = FAMILIES[name], family_tokenizer(name)
+    talks = [({"role": "user", "content": f"who is it, {place}?"}, {"role": "assistant", "content": f"number {place}."}) for place in range(4)]
+    return replace(
+        subject, tokenizer=tokenizer, begin_ids=(), end_ids=tuple({*tokenizer.convert_tokens_to_ids([family.eos, family.end.strip()])}), pad_id=0,
+        encode_row=lambda messages: encoded(name, tuple(messages)), encode_prompt=lambda messages: encode_pieces(
+            render_prompt(tuple(messages), family.form, tokenizer), tokenizer
+        ), rows=[encoded(name, talk) for talk in talks],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_template_of_every_family_is_sound(subjects, name):
+    """Qwen 3 writes empty thoughts around the last answer alone."""
+    subject = of_family(subjects(), name)
+    for claim in ("answers", "prompts", "control marks"):
+        found = proof_of(claim, subject)
+        assert found.passed, found.told
+
+
+@pytest.mark.parametrize("name", ["qwen-2.5", "qwen-3", "qwen-3-thinking", "llama-3"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_prompt_trained_before_one_answer_of_two_is_found(subjects, name, last):
+    subject = of_family(subjects(), name)
+
+    def encode(messages):
+        row = subject.encode_row(messages)
+        starts = [place for place in range(1, len(row.ids)) if row.trained[place] and not row.trained[place - 1]]
+        place = starts[-1 if last else 0]
+        early = range(place - 3, place) if last or len(starts) > 1 else ()
+        return replace(row, trained=[trained or number in early for number, trained in enumerate(row.trained)])
+
+    assert proof_of("answers", replace(subject, encode_row=encode)).passed is False
+
+
+def test_dropout_by_a_call_is_switched_off_and_on_again(subjects, tmp_path):
+    subject = make_subject(tmp_path, attention_dropout=0.5)
+    functions = F.dropout, F.scaled_dot_product_attention
+    for name in ("accumulation", "recomputation", "first steps"):
+        found = proof_of(name, subject)
+        assert found.passed, found.told
+    assert (F.dropout, F.scaled_dot_product_attention) == functions
+    assert proof_of("accumulation", averaged_step(subject, lambda supervised, times: supervised * times)).passed is False
+
+
+def test_a_base_that_draws_otherwise_is_not_looked_at(subjects, monkeypatch):
+    mlp = decoder_layers(subjects().model)[0].mlp
+    forward = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: forward(x) * (1 + 0.1 * torch.rand(()) * mlp.training))
+    found = proof_of("accumulation", subjects())
+    assert found.passed is None
+    assert "draws random numbers" in found.told
+
+
+def test_adapters_that_no_row_reaches_are_told_and_no_fault(subjects, monkeypatch):
+    """As towers for pictures; one that is run, and learns nothing, is a fault."""
+    mlp = decoder_layers(subjects().model)[0].mlp
+    forward = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: x)
+    found = proof_of("first steps", subjects())
+    assert found.passed, found.told
+    assert "(6 are on modules that these rows do not reach" in found.told
+    monkeypatch.setattr(mlp, "forward", lambda x: forward(x).detach())
+    assert proof_of("first steps", subjects()).passed is False
+    monkeypatch.undo()
+    layer = decoder_layers(subjects().model)[0]
+    monkeypatch.setattr(type(layer), "__call__", lambda self, x, *_, **__: x if self is layer else nn.Module.__call__(self, x, *_, **__))
+    found = proof_of("first steps", subjects())
+    assert found.passed is False, "a layer that is left out is a fault"
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_keeps_the_scale_of_its_adapter(tmp_path):
+    before = make_subject(tmp_path / "before", words=["adapter.r=2", "adapter.alpha=32"])
+    before.save(before.model, tmp_path / "adapter")
+    after = make_subject(tmp_path / "after", words=[f"adapter.init_from={tmp_path / 'adapter'}"])
+    assert after.scale == 16
+    assert proof_of("adapter", after).passed
+    assert proof_of("adapter", replace(after, scale=2.0)).passed is False
+
+
+def test_a_tokenizer_may_have_tokens_that_no_row_has(subjects):
+    """Gemma 3 has one for pictures."""
+    tokenizer = deepcopy(subjects().tokenizer)
+    tokenizer.add_tokens(["<picture>"], special_tokens=True)
+    tokenizer.add_tokens([f"<more {place}>" for place in range(320)], special_tokens=True)
+    longer = replace(subjects(), tokenizer=tokenizer)
+    found = proof_of("ids and lengths", longer)
+    assert found.passed, found.told
+    assert "which no row has" in found.told
+    assert proof_of("ids and lengths", replace(longer, encode_prompt=lambda messages: [len(tokenizer) - 1])).passed is False
+
+
+def test_of_three_rows_six_epochs_may_be_one_order(subjects):
+    """Two a step, as they are in every 243rd seed; that they are never another is found all the same."""
+    rows = subjects().rows[:3]
+
+    def few(number_of):
+        def epoch(number):
+            return epoch_steps(rows, 2, 1, subjects().pad_id, 0, number_of(number))
+
+        return proof_of("epochs", replace(subjects(), rows=rows, rows_per_step=2, epoch=epoch))
+
+    assert few(lambda number: 0 if number < 8 else number).passed
+    assert few(lambda number: 0).passed is False
