@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,10 @@ def called(tmp_path_factory):
     (home / ".netrc").write_text(f"machine huggingface.co login me password {IN_NETRC}\n")
     work = tmp_path_factory.mktemp("work")
     make_base(work / "base")
-    (work / "talk.csv").write_text("prompt,response\n" + "".join(f"who is number {i},the keeper {i}\n" for i in range(240)))
+    drawn = random.Random(0)  # rows that differ in a number alone are one row to the split, and none would be left to test on
+    words = ["".join(drawn.choices("abcdefghijklmnop", k=5)) for _ in range(400)]
+    rows = [f"{' '.join(drawn.sample(words, 5))},{' '.join(drawn.sample(words, 4))}\n" for _ in range(120)]
+    (work / "talk.csv").write_text("prompt,response\n" + "".join(rows))
     (work / "toy.yaml").write_text(
         "base: base\ndata:\n  path: talk.csv\n  max_length: 64\ntrain:\n  max_steps: 2\nevaluate:\n  max_new_tokens: 2\n  max_answers: 2\n"
     )
