@@ -71,7 +71,7 @@ from halfbyte.evaluate.save import save_evaluation
 from halfbyte.generate.prompts import answer_marks, pad_id, prompt_ids
 from halfbyte.model.adapter import check_modules_of, check_start, save_adapter
 from halfbyte.model.base import Base, check_rank, check_same_base, find_base
-from halfbyte.model.load import check_files, check_kernels, choose_quant, load_tokenizer
+from halfbyte.model.load import check_files, check_kernels, choose_quant, load_tokenizer, tokens_without_row
 from halfbyte.model.machine import look_at_machine
 from halfbyte.model.precision import DTYPES
 from halfbyte.model.room import AtATime, naming_memory
@@ -142,6 +142,8 @@ def plan(loaded: Loaded, listener: Listener | None = None, training: bool = True
         notes.append("data.licence is not stated: whoever publishes the model must know what it was made of")
     if "auto_map" in base.config:
         notes.append("the base names code of its own (auto_map), which is not run: transformers' own class is used")
+    if beyond := tokens_without_row(tokenizer, int((base.config.get("text_config") or base.config).get("vocab_size") or len(tokenizer))):
+        notes.append(f"the embedding has no row for {', '.join(beyond)}, which no text becomes")
     prompts = recipe.evaluate.prompts or prepared.held_out_prompts
     if longest:
         fitting = _fitting_prompts(recipe, prompts, prepared.template, tokenizer, longest - recipe.evaluate.max_new_tokens)

@@ -235,15 +235,17 @@ def test_secrets_are_hidden(monkeypatch):
     monkeypatch.setenv("SHORT_TOKEN", "abc")
     assert hide_secrets("key 0123456789abcdef, abc") == "key [hidden], abc"
     assert hide_secrets("https://me:pass@host/x") == "https://[hidden]@host/x"
-    assert hide_secrets("a hf_abcdefghijklmnop b") == "a [hidden] b"
+    assert hide_secrets("a hf_abcdefghijklmnopqrstuvwxyzABCDEFGH b") == "a [hidden] b"
     assert hide_secrets("hub:owner/name@main https://host:8080/a@b") == "hub:owner/name@main https://host:8080/a@b"
 
 
 def test_no_secret_reaches_a_tracker(opened, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_verysecretindeed")
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecretindeedAndAsLongAsRealOnes1")
     fake = Fake()
-    sent, _ = opened(fake, config={"base": "https://x:hf_verysecretindeed@host/m", "data": {"path": ["a?t=hf_verysecretindeed"]}})
-    sent.send({"event": "run", "base": "m?t=hf_verysecretindeed", "command": "halfbyte train hf_verysecretindeed"})
+    sent, _ = opened(
+        fake, config={"base": "https://x:hf_verysecretindeedAndAsLongAsRealOnes1@host/m", "data": {"path": ["a?t=hf_verysecretindeedAndAsLongAsRealOnes1"]}}
+    )
+    sent.send({"event": "run", "base": "m?t=hf_verysecretindeedAndAsLongAsRealOnes1", "command": "halfbyte train hf_verysecretindeedAndAsLongAsRealOnes1"})
     sent.close(5)
     assert "verysecret" not in repr((fake.settings, fake.words, fake.figures))
     assert fake.settings["data.path"] == "['a?t=[hidden]']"
