@@ -3,7 +3,7 @@
 python benchmarks/security_mutations.py          every control; writes results/security_mutations.json and the claim security-controls-tested
 python benchmarks/security_mutations.py NAME     that one alone, told and not kept
 
-What is there already is not run again; delete results/security_mutations.json to begin anew. The source itself is not touched: the copy comes first
+What was noticed already is not run again; delete results/security_mutations.json to begin anew. The source itself is not touched: the copy comes first
 on the path of the tests. With the control in place the same tests pass, as the suite shows.
 """
 
@@ -36,9 +36,7 @@ CONTROLS = {
     "a base of pickles is refused": Control(
         "model/vetting.py", "if weights and not safe:", "if False:", f"{MODELS}::test_a_base_of_pickles_is_refused_with_the_mend"
     ),
-    "the loader is told safetensors": Control(
-        "model/load.py", "use_safetensors=True", "use_safetensors=False", f"{MODELS}::test_the_loader_is_told_safetensors_too"
-    ),
+    "the loader is told safetensors": Control("model/load.py", "use_safetensors=True, ", "", f"{MODELS}::test_the_loader_is_told_safetensors_too"),
     "an index names safetensors": Control(
         "model/vetting.py", 'if not part.endswith(".safetensors"):', "if False:", f"{MODELS}::test_an_index_names_safetensors_of_its_folder"
     ),
@@ -121,9 +119,7 @@ CONTROLS = {
         "recipe/schema.py", "    if is_reserved(name):\n", "    if False:\n", f"{PATHS}::test_a_name_that_could_leave_the_folder_is_refused"
     ),
     "a run has no links out": Control("runs/folder.py", "    refuse_links_out(path)\n", "", f"{PATHS}::test_links_inside_a_run_pass_and_links_out_do_not"),
-    "a planted link is not written through": Control(
-        "runs/folder.py", "aside.unlink(missing_ok=True)", "pass", f"{PATHS}::test_a_planted_link_beside_a_file_is_not_written_through"
-    ),
+    "a planted link is not written through": Control("runs/disk.py", " | os.O_EXCL", "", f"{PATHS}::test_a_planted_link_beside_a_file_is_not_written_through"),
     "aliases of YAML are refused": Control(
         "recipe/load.py",
         "if any(isinstance(token, yaml.AliasToken)",
@@ -177,7 +173,7 @@ def main() -> None:
     kept = RESULTS / RAW
     found = json.loads(kept.read_text(encoding="utf-8"))["noticed"] if kept.is_file() else {}
     for name, control in CONTROLS.items():
-        if name not in found:
+        if not found.get(name):
             found[name] = fails_without(control)
             save_raw(RAW, {"noticed": found, "tests": {name: control.test for name, control in CONTROLS.items()}})
         print(f"{name}: {'its test fails' if found[name] else 'NOBODY NOTICES'}", flush=True)

@@ -12,10 +12,30 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "audit", "chat", "classify", "compare", "evaluate", "gate", "generate", "plan", "prepare", "rate", "resume", "show", "train"]
+__all__ = [
+    "Run", "audit", "chat", "classify", "compare", "evaluate", "gate", "generate", "plan", "prepare", "rate", "reproduce", "resume", "show", "train",
+    "verify_resume",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from halfbyte.notebook import Run, audit, chat, classify, compare, evaluate, gate, generate, plan, prepare, rate, resume, show, train
+    from halfbyte.notebook import (
+        Run,
+        audit,
+        chat,
+        classify,
+        compare,
+        evaluate,
+        gate,
+        generate,
+        plan,
+        prepare,
+        rate,
+        reproduce,
+        resume,
+        show,
+        train,
+        verify_resume,
+    )
 else:
     from halfbyte import evaluate, generate, train  # rooms without a line in their __init__.py
 

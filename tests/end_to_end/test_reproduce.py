@@ -19,6 +19,7 @@ from halfbyte.errors import DataError, IntegrityError, Interrupted
 from halfbyte.model import base
 from halfbyte.recipe.load import parse_recipe
 from halfbyte.runs.manifest import read_manifest, write_manifest
+from halfbyte.train import loop
 from toys import WORDS, make_base
 
 PAIRS = [(" ".join(random.Random(i).sample(WORDS.split(), 9)), f"the old man {i}, let me in.") for i in range(24)]
@@ -189,6 +190,79 @@ def test_the_first_step_that_differs_is_named(copied, edit, words):
     found = compare_courses(run, other)
     assert words in found.differs
     assert "the same inputs, but step 2" in found.sentence
+
+
+def test_memory_that_ran_out_is_named_as_a_cause(made, monkeypatch, capfd):
+    """In the second step two rows at a time are too many: one at a time draws other dropout and sums in another order."""
+    from halfbyte.cli.main import main
+
+    compute, steps = loop.train_step, []
+
+    def short(model, batches, *rest):
+        if len(steps) and len(batches[0].ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        steps.append(1)
+        return compute(model, batches, *rest)
+
+    monkeypatch.setattr(loop, "train_step", short)
+    monkeypatch.setattr(sys, "argv", ["halfbyte", "reproduce", str(made / "runs" / "toy"), "--runs", str(made / "short")])
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 5
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the same inputs, but step 2 has another loss" in said
+    assert f"a cause: memory ran out in {made / 'short' / 'toy'}, which computes 1 row at a time from step 2 on" in said
+    assert "rounding, by the memory that there was" in said
+    other_way = compare_courses(made / "short" / "toy", made / "runs" / "toy")
+    assert other_way.memory == compare_courses(made / "runs" / "toy", made / "short" / "toy").memory
+    assert compare_courses(made / "short" / "toy", made / "short" / "toy").memory == []
+
+
+OUT = {"event": "memory_change", "phase": "train", "message": "out of memory", "micro_batch_size": 1, "gradient_accumulation_steps": 2}
+ONE_ROW = ["memory ran out in {other}, which computes 1 row at a time from step {step} on: the same steps, their sums in another order"]
+
+
+def changed_step(number, **values):
+    return lambda event: event.update(values) if event["event"] == "step" and event["step"] == number else None
+
+
+@pytest.mark.parametrize(("change", "inserted", "at", "expected"), [
+    (changed_step(2, loss=9.0), OUT | {"step": 2}, 2, ONE_ROW), (changed_step(3, grad_norm=9.0), OUT | {"step": 2}, 2, ONE_ROW),
+    (changed_step(1, loss=9.0), OUT | {"step": 2}, 2, []), (changed_step(2, rows="0" * 16), OUT | {"step": 2}, 2, []),
+    (changed_step(3, loss=9.0), OUT | {"step": 3, "micro_batch_size": 2}, 3, []),  # layers are recomputed from there: the same to the bit
+    (changed_step(2, learning_rate=9.0), OUT | {"step": 1}, 1, []),
+    (lambda event: event.update(loss=9.0) if event["event"] == "validation" else None, OUT | {"phase": "validate"}, 1, ["in {other} out of memory"]),
+    (lambda event: event.update(loss=9.0) if event["event"] == "validation" else None, OUT | {"phase": "evaluate"}, 1, []),
+])  # fmt: skip
+def test_only_memory_that_may_have_made_the_difference_is_a_cause(copied, change, inserted, at, expected):
+    run = copied[0] / "runs" / "toy"
+    other = shutil.copytree(run, run.with_name("other"))
+    events = [json.loads(line) for line in (other / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    for event in events:
+        change(event)
+    place = next(place for place, event in enumerate(events) if event["event"] == "step" and event["step"] == at)
+    written = [*events[:place], inserted, *events[place:]]
+    (other / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in written), encoding="utf-8")
+    found = compare_courses(run, other)
+    assert found.differs
+    assert found.memory == [line.format(other=other, step=at) for line in expected]
+    assert ("a cause: " in found.sentence) == bool(expected)
+
+
+def test_a_run_that_was_gone_on_with_keeps_what_gave_way(copied):
+    """Cut when step 3 had run out, and gone on with from step 1: step 2 was then computed in less, too."""
+    run = copied[0] / "runs" / "toy"
+    other = shutil.copytree(run, run.with_name("other"))
+    events = [json.loads(line) for line in (other / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    second = next(place for place, event in enumerate(events) if event["event"] == "step" and event["step"] == 2)
+    inserted = [OUT | {"step": 3}, {"event": "resume", "step": 1}]
+    events[second:second] = [events[second], *inserted]
+    changed_step(2, loss=9.0)(events[second + 3])
+    (other / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    found = compare_courses(run, other)
+    assert "step 2 has another loss" in found.differs
+    assert found.memory == [ONE_ROW[0].format(other=other, step=2)]
 
 
 @pytest.mark.parametrize(("part", "key", "words"), [

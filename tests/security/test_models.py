@@ -138,14 +138,34 @@ def test_a_base_of_pickles_is_refused_with_the_mend(copied, tmp_path, name):
     assert "throw-away container" in caught.value.hint
 
 
-def test_the_loader_is_told_safetensors_too(base, copied, tmp_path, monkeypatch):
-    """Behind the look at the folder: transformers is called so that it refuses by itself."""
+def test_a_folder_whose_weights_became_pickles_is_not_loaded(copied, tmp_path, monkeypatch):
+    """After the base was found, before it is loaded."""
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
     folder = copied()
     found = find_base(str(folder))
     (folder / "model.safetensors").unlink()
     poison(folder, tmp_path / "marker")
     with pytest.raises(ModelError, match="safetensors"):
+        load_base(found, PLAIN, "float32", CPU)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_loader_is_told_safetensors_too(copied, tmp_path, monkeypatch):
+    """Of a model of the hub no folder is looked at: its files are fetched by the loader, which therefore must refuse pickles by itself."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "0123456789" * 4
+    snapshot = tmp_path / "hub" / "models--evil--base" / "snapshots" / commit
+    shutil.copytree(copied(), snapshot)
+    found = find_base(f"evil/base@{commit}")
+    assert load_base(found, PLAIN, "float32", CPU).parameters  # as it is, the cache is read; what is refused below is the pickle
+    (snapshot / "model.safetensors").unlink()
+    poison(snapshot, tmp_path / "marker")
+    with pytest.raises(ModelError, match="cannot be loaded"):
         load_base(found, PLAIN, "float32", CPU)
     assert not (tmp_path / "marker").exists()
 

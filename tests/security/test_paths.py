@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from halfbyte.cli.main import app
 from halfbyte.errors import DataError, HalfbyteError, RecipeError
 from halfbyte.recipe.load import folder_name, load_recipe, parse_recipe
+from halfbyte.runs import disk
 from halfbyte.runs.disk import write_whole
 from halfbyte.runs.folder import create_run, open_run
 
@@ -150,10 +151,15 @@ def test_links_inside_a_run_pass_and_links_out_do_not(tmp_path):
         open_run(run)
 
 
-def test_a_planted_link_beside_a_file_is_not_written_through(tmp_path):
+def test_a_planted_link_beside_a_file_is_not_written_through(tmp_path, monkeypatch):
+    """Nobody can guess the name of the file beside it; here somebody did."""
+    monkeypatch.setattr(disk.secrets, "token_hex", lambda size: "guessed")
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / ".report.json.part").symlink_to(tmp_path / "mine")
+    (tmp_path / ".report.json.guessed.part").symlink_to(tmp_path / "mine")
     (tmp_path / "report.json").symlink_to(tmp_path / "mine")
+    with pytest.raises((HalfbyteError, OSError)):
+        write_whole(tmp_path / "report.json", "{}")
+    assert (tmp_path / "mine").read_text() == "mine"
     write_whole(tmp_path / "report.json", "{}")
     assert (tmp_path / "mine").read_text() == "mine"
     assert (tmp_path / "report.json").read_text() == "{}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import halfbyte
 from halfbyte import notebook
-from halfbyte.errors import DataError, Interrupted, PromiseError, RecipeError
+from halfbyte.errors import DataError, IntegrityError, Interrupted, PromiseError, RecipeError
 from halfbyte.notebook import Run, _load
 from halfbyte.notebook import curve as curves
 from halfbyte.notebook.curve import Curve
@@ -271,6 +271,41 @@ def test_compare_and_gate(toy, tmp_path):
     with pytest.raises(PromiseError, match="not kept") as caught:
         halfbyte.gate(toy, min_gain=0.99)
     assert "report.html has the figures" in caught.value.__notes__[0]
+
+
+def test_a_run_is_made_again_and_the_first_difference_named(toy, tmp_path):
+    again = halfbyte.reproduce(toy, runs=tmp_path)
+    assert again.value.identical
+    assert "identical: 2 steps" in repr(again)
+    assert str(tmp_path / "toy") in again._repr_html_()
+    assert halfbyte.reproduce(toy, check=True).value.identical
+    assert repr(halfbyte.reproduce(toy, against=Run(tmp_path / "toy"))) == repr(again)
+    other = halfbyte.reproduce(toy, check=True, train={"learning_rate": 1e-3})
+    assert not other.value.identical
+    assert "other input: train.learning_rate: " in repr(other)
+    with pytest.raises(IntegrityError, match=r"train\.learning_rate") as caught:
+        halfbyte.reproduce(toy, train={"learning_rate": 1e-3})
+    assert "put the old ones back" in caught.value.__notes__[0]
+    with pytest.raises(RecipeError, match="makes none"):
+        halfbyte.reproduce(toy, against=toy, anyway=True)
+
+
+def test_a_run_that_is_cut_is_the_run_that_is_not(toy, tmp_path, monkeypatch):
+    from halfbyte.api import cuts
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # set by the verb where it is not; here so that it is put back
+    proof = halfbyte.verify_resume(toy.path / "recipe.resolved.yaml", steps=2)
+    assert proof.value.identical
+    assert repr(proof).startswith("identical: 2 steps, cut behind 1 of them")
+    assert repr(proof).count("same") == 2
+    step, digests = {"step": 1, "rows": "a", "learning_rate": 0.1, "loss": 2.0, "grad_norm": 1.0, "tokens": 5}, ("a", "b")
+    monkeypatch.setattr(cuts, "_course", lambda planned, place, listener, cut=None: ([step | {"loss": 2.5} if cut else step], digests[cut is not None]))
+    proof = halfbyte.verify_resume(toy.path / "recipe.resolved.yaml", steps=2)
+    assert not proof.value.identical
+    assert "step 1 has another loss" in repr(proof)
+    assert "2.0, when cut 2.5" in proof._repr_html_()
+    with pytest.raises(RecipeError, match="cannot be cut"):
+        halfbyte.verify_resume(toy.path / "recipe.resolved.yaml", steps=1)
 
 
 def test_rating_asks_until_the_answer_is_a_vote(monkeypatch, capsys):

@@ -36,15 +36,17 @@ def reproduce(
     for one in found.inputs:
         screen.print(f"[yellow]other input[/] {escape(printable(str(one)))}", highlight=False)
     if not found.identical:
-        raise IntegrityError(found.sentence, hint=_why(found.place, found.inputs))
+        raise IntegrityError(found.sentence, hint=_why(found.place, found.inputs, found.memory))
     screen.print(f"[bold green]{escape(found.sentence)}[/]", highlight=False)
     if found.second is not None:
         screen.print(f"{escape(str(found.first))} and {escape(str(found.second))}", highlight=False)
 
 
-def _why(place: list, inputs: list) -> str:
+def _why(place: list, inputs: list, memory: list) -> str:
     if inputs:
         return "another run by right: put the old inputs back to compare"
+    if memory:
+        return "rounding, by the memory that there was: close what else needs it and reproduce once more to compare to the digit"
     if place:
         return "computed elsewhere or with other versions, which moves last digits; put back what is named above to compare to the digit"
     return "the same inputs, versions and machine as then: on a GPU, set CUBLAS_WORKSPACE_CONFIG=:4096:8 for both runs; on a CPU please report it"

@@ -7,6 +7,7 @@ Where a kernel of Jupyter runs the code, training shows a live curve; elsewhere 
 import gc
 import json
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import yaml
 
-from halfbyte.errors import HalfbyteError, Interrupted, PromiseError
+from halfbyte.errors import HalfbyteError, Interrupted, PromiseError, RecipeError
 from halfbyte.notebook.curve import Curve
-from halfbyte.notebook.views import View, audit_view, plan_view, prepared_view, run_html, run_text, spans_view, versus_view
+from halfbyte.notebook.views import View, audit_view, plan_view, prepared_view, reproduction_view, resume_view, run_html, run_text, spans_view, versus_view
 from halfbyte.recipe.load import Loaded, load_data_or_recipe, parse_recipe
 from halfbyte.runs.folder import open_run, read_report
 from halfbyte.runs.words import visible
 
 if TYPE_CHECKING:
     from halfbyte.api import Planned, Tuned
+    from halfbyte.checks.reproduce import Reproduction
+    from halfbyte.checks.resume import ResumeProof
     from halfbyte.data.audit import Audit
     from halfbyte.data.prepare import Prepared
     from halfbyte.data.show import Shown
@@ -141,6 +144,43 @@ def gate(run: "str | Path | Run", **promises: Any) -> "View[list[Promise]]":
         if not all(promise.kept for promise in checked):
             raise PromiseError("\n".join(lines), hint=f"{_path(run) / 'report.html'} has the figures")
         return View(checked, f"{_path(run)} keeps what was promised", lines)
+
+
+def reproduce(
+    run: "str | Path | Run", *, against: "str | Path | Run | None" = None, runs: str | Path | None = None, anyway: bool = False, check: bool = False,
+    **changes: Any,
+) -> "View[Reproduction]":  # fmt: skip
+    """A finished run once more, and whether the two are the same to the last digit: `.value.identical`, or the first thing that differs.
+
+    `against`: compares with that finished run and makes none. `check`: compares what it was made of with what is here, and trains nothing. Other
+    inputs are refused unless `anyway`. `changes` say where files are now: data={"path": "FILE"}, base="FOLDER".
+    """
+    if against is not None and (runs or anyway or check or changes):
+        raise RecipeError("against compares two runs and makes none", hint="leave the other words out")
+    with _told() as curve:
+        from halfbyte import api
+        from halfbyte.checks.reproduce import compare_courses
+
+        if against is not None:
+            return reproduction_view(compare_courses(_path(run), _path(against)))
+        folder = None if runs is None else Path(runs)
+        words = list(_words(changes))
+        return reproduction_view(
+            api.reproduce(_path(run), words, folder, curve.on_event, curve.on_plan, "halfbyte.reproduce(...)", anyway, check)
+        )  # fmt: skip
+
+
+def verify_resume(recipe: RecipeLike, /, *, steps: int = 6, **changes: Any) -> "View[ResumeProof]":
+    """Proves on this machine that a run which is cut and gone on with is the run that was left alone: `.value.identical`. Leaves nothing."""
+    # Read when cuBLAS is first used: without it its sums need not repeat.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if steps < 2:
+        raise RecipeError(f"steps: {steps} cannot be cut", hint="give 2 or more")
+    with _told():
+        loaded = _load(recipe, changes)
+        from halfbyte import api
+
+        return resume_view(api.verify_resume(loaded, steps))
 
 
 def rate(run: "str | Path | Run", *, seed: int = 0) -> "View[Rating]":

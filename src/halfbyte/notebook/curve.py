@@ -48,7 +48,7 @@ class Curve:
             self.validation.append((event["step"], event["loss"]))
             loss = f"loss {self.training[-1][1]:.3f}, " if self.training else ""
             self._tell(f"step {count(event['step'])} of {count(self.total)}: {loss}validation {event['loss']:.3f}")
-        elif kind in ("note", "skipped"):
+        elif kind in ("note", "skipped", "memory_change"):
             self._tell(visible(event.get("message") or event.get("reason")))
         elif kind == "measuring":
             self._tell("measuring base against tuned on the held-out rows")

@@ -13,6 +13,8 @@ from halfbyte.runs.words import count, decimals_of, fixed, interval, visible
 
 if TYPE_CHECKING:
     from halfbyte.api import Planned
+    from halfbyte.checks.reproduce import Reproduction
+    from halfbyte.checks.resume import ResumeProof
     from halfbyte.data.audit import Audit
     from halfbyte.data.prepare import Prepared
     from halfbyte.data.show import Shown
@@ -129,6 +131,22 @@ def run_view(path: Path, report: dict[str, Any]) -> View[Path]:
 def versus_view(versus: "Versus") -> "View[Versus]":
     compared = [{"group": group, **one.as_json()} for group, one in versus.compared]
     return View(versus, versus.sentence, [scores(compared, versus.first.name, versus.second.name), *versus.notes])
+
+
+def reproduction_view(found: "Reproduction") -> "View[Reproduction]":
+    told = [*(f"other input: {one}" for one in found.inputs), *(f"not as then: {one}" for one in found.place)]
+    folders = [f"{found.first} and {found.second}"] if found.second is not None else []
+    return View(found, found.sentence, [*told, *folders])
+
+
+def resume_view(proof: "ResumeProof") -> "View[ResumeProof]":
+    """Both courses, step by step."""
+    rows = []
+    for one in proof.steps:
+        losses = dict.fromkeys(str(event.get("loss")) for event in (one.alone, one.cut))
+        rows.append([str(one.step), ", when cut ".join(losses), f"other {', '.join(one.differs)}" if one.differs else "same"])
+    adapters = f"last adapter: {proof.adapters[0][:16]} left alone, {proof.adapters[1][:16]} when cut"
+    return View(proof, proof.sentence, [Rows(["step", "loss", ""], rows, "numbers"), adapters])
 
 
 def run_text(path: Path, report: dict[str, Any]) -> str:
