@@ -24,8 +24,13 @@ TALK = [
 BOOK = "the keeper lit the lamp and the sea was quiet. he opened the door, for the night is cold and the road is dark. " * 12
 
 
-def make_subject(folder: Path, architecture: str = "mistral", text: bool = False, words: list[str] | None = None, **changes: Any) -> Subject:
-    """words: keys of a recipe, such as adapter.r=2. changes: of the toy's config, such as num_hidden_layers=3. bos, chat: of its tokenizer."""
+def make_subject(
+    folder: Path, architecture: str = "mistral", text: bool = False, words: list[str] | None = None, talk: list[tuple[str, str]] | None = None, **changes: Any
+) -> Subject:
+    """words: keys of a recipe, such as adapter.r=2. talk: instead of TALK.
+
+    changes: of the toy's config, such as num_hidden_layers=3. bos, chat: of its tokenizer.
+    """
     base_folder = make_base(folder / "base", architecture, **changes)
     if text:
         file = folder / "book.txt"
@@ -33,7 +38,7 @@ def make_subject(folder: Path, architecture: str = "mistral", text: bool = False
         data = f"data:\n  path: {file}\n  kind: text\n  max_length: 48\n"
     else:
         file = folder / "talk.jsonl"
-        file.write_text("".join(json.dumps({"prompt": prompt, "response": response}) + "\n" for prompt, response in TALK), encoding="utf-8")
+        file.write_text("".join(json.dumps({"prompt": prompt, "response": response}) + "\n" for prompt, response in talk or TALK), encoding="utf-8")
         data = f"data:\n  path: {file}\n  kind: prompt_response\n  prompt_column: prompt\n  response_column: response\n  max_length: 96\n"
     settings = f"name: toy\nbase: {base_folder}\n{data}  validation_share: 0\n  test_share: 0\ntrain:\n  batch_size: 2\n  gradient_accumulation_steps: 2\n"
     recipe = parse_recipe(settings + "adapter:\n  r: 4\n  alpha: 8\n", "toy.yaml", words or []).recipe

@@ -17,7 +17,7 @@ from halfbyte.api.subject import subject_of
 from halfbyte.checks.preflight import prove
 from halfbyte.checks.proof import Proof
 from halfbyte.checks.subject import Subject
-from halfbyte.errors import MachineError, ProofError
+from halfbyte.errors import ModelError, ProofError
 from halfbyte.recipe.load import dump_recipe
 from halfbyte.runs.events import Event
 
@@ -67,7 +67,7 @@ def _asker(planned: "Planned") -> Callable[[Path, list[int]], Tensor]:
             done = subprocess.run([sys.executable, "-m", "halfbyte.api.fresh", folder], capture_output=True, text=True, check=False)
             if done.returncode:
                 lines = done.stderr.strip().split("\n")
-                raise MachineError(f"a fresh process could not read base and adapter: {lines[-1]}", hint="is there memory for a second model?")
+                raise ModelError(f"a fresh process could not read base and adapter: {lines[-1]}", hint="is there memory for a second model?")
             return load_file(job / "logits.safetensors")["logits"]
 
     return ask

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from halfbyte.checks.proof import Claim, NotHere, Refuted
-from halfbyte.checks.tolerance import SAME_SUM
+from halfbyte.checks.tolerance import SAME_SUM, off
 from halfbyte.checks.trial import (
     Trial,
     apart,
@@ -36,7 +36,7 @@ def loss(trial: Trial) -> str:
             labels = torch.full((3, 7), IGNORE).index_put((torch.tensor([1]), torch.tensor([6])), torch.tensor(3))
         seen = float(subject.loss(logits.to(trial.device), labels.to(trial.device)))
         truth = sum(float(plain_loss(one, label)) for one, label in zip(logits, labels, strict=True))
-        worst = max(worst, _same_loss(seen, truth, "labels of ours"))
+        worst = max(worst, _same_loss(seen, truth, int((labels[:, 1:] != IGNORE).sum()), "labels of ours"))
     batch = trial.batch(trial.together[0])
     some = torch.randn(*batch.ids.shape, size, generator=generator).requires_grad_()
     labels = torch.where(batch.labels == IGNORE, batch.labels, batch.labels % size)
@@ -55,14 +55,13 @@ def loss(trial: Trial) -> str:
     row = trial.rows[-1]
     logits = trial.alone(row)
     label = torch.tensor(expected_labels(row), device=trial.device)
-    seen, truth = float(subject.loss(logits[None], label[None])), float(plain_loss(logits, label))
-    worst = max(worst, _same_loss(seen, truth, "a row of the data"))
-    count = supervised_of(row)
+    seen, truth, count = float(subject.loss(logits[None], label[None])), float(plain_loss(logits, label)), supervised_of(row)
+    worst = max(worst, _same_loss(seen, truth, count, "a row of the data"))
     return f"{seen / count:.4f} a token over {count} tokens, as in float64 (within {worst:.1g}); {int(wanted.sum())} of {wanted.numel()} places move it"
 
 
-def _same_loss(seen: float, truth: float, what: str) -> float:
-    differs = abs(seen - truth) / max(abs(truth), 1e-9)
+def _same_loss(seen: float, truth: float, tokens: int, what: str) -> float:
+    differs = off(seen, truth, tokens)
     if not differs <= SAME_SUM:
         raise Refuted(
             f"of {what} the loss is {seen:.6g}, by its definition {truth:.6g}", "labels are shifted twice or not at all, averaged, smoothed, or left out by id",

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from halfbyte.checks.of_model import BASE_AGAIN, fingerprints
 from halfbyte.checks.proof import Claim, NotHere, Refuted
-from halfbyte.checks.tolerance import SAME_SUM
+from halfbyte.checks.tolerance import SAME_SUM, off
 from halfbyte.checks.trial import Trial, apart, expected_labels, plain_loss, supervised_of
+from halfbyte.errors import MachineError
+from halfbyte.runs.disk import is_full, told
 
 NEW_TOKENS = 5
 MOST_ENDS = 4
@@ -67,11 +69,11 @@ def evaluation(trial: Trial) -> str:
     hint = "sum the loss over the supervised tokens, in eval mode, and divide once"
     if first != second:
         raise Refuted(f"evaluated twice the loss is {first:.8g} and {second:.8g}", "dropout is left on, or something is drawn", "evaluate in eval mode")
-    if not abs(first - truth) <= SAME_SUM * abs(truth):
+    if not off(first, truth) <= SAME_SUM:
         raise Refuted(f"the loss is {first:.6g}, by its definition {truth:.6g}", "batch means are averaged, padding is scored, or exponentials are", hint)
-    if not abs(other - truth) <= trial.tolerance.loss * abs(truth):
+    if not off(other, truth) <= trial.tolerance.loss:
         raise Refuted(f"the loss is {first:.6g} row by row and {other:.6g} in batches", "batch means are averaged, or padding is scored", hint)
-    return f"{first:.4f} over {tokens} tokens, twice to the bit; {abs(other - first) / first:.1g} apart in other batches"
+    return f"{first:.4f} over {tokens} tokens, twice to the bit; {off(other, first):.1g} apart in other batches"
 
 
 # Generation
@@ -161,6 +163,26 @@ def _certain(model: nn.Module, token: int) -> Iterator[None]:
 
 # Saved, and built again
 
+TEMPORARY = "make room there, or name another folder for temporary files with TMPDIR"
+
+
+@contextmanager
+def _place_for_an_adapter(trial: Trial) -> Iterator[Path]:
+    """A name in a folder that goes afterwards. That there is no room for it is no fault of the set-up. Raises MachineError."""
+    needs = sum(4 * value.numel() for value in trial.values.values())
+    try:
+        temporary = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise MachineError(f"no folder for temporary files can be made: {error.strerror}", hint=TEMPORARY) from error
+    with temporary as folder:
+        try:
+            yield Path(folder) / "adapter"
+        except Exception as error:
+            if not is_full(error):
+                raise
+            with told(Path(folder), needs, TEMPORARY):
+                raise
+
 
 def saved_adapter(trial: Trial) -> str:
     """Stirred, as after training, saved, and read beside the base: the logits of the stirred one, and not the base's. While it is read the model's own
@@ -168,8 +190,7 @@ def saved_adapter(trial: Trial) -> str:
     subject, model = trial.subject, trial.model
     row = trial.rows[-1]
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / "adapter"
+        with _place_for_an_adapter(trial) as place:
             before = trial.alone(row)
             trial.stir()
             stirred = trial.alone(row)
@@ -184,7 +205,7 @@ def saved_adapter(trial: Trial) -> str:
             if not min(moved, effect) > 0:
                 seen = "with other values in every trained tensor the logits are the same"
                 raise Refuted(seen, "what is computed does not use what is trained", "compute with the adapter that is trained")
-            size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+            taken = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
             with subject.reloaded(model, place) as loaded, torch.no_grad():
                 loaded.eval()
                 again = subject.logits(loaded, trial.batch([row]).to(trial.device)).float()[0]
@@ -201,7 +222,7 @@ def saved_adapter(trial: Trial) -> str:
             )  # fmt: skip
             seen = f"read again, the logits are {differs:.2g} of their spread from what was saved, and {to_base:.2g} from the base's"
             raise Refuted(seen, likely, "save every trained tensor in float32; refuse tensors that are missing or unknown")
-        return f"{size / 1e6:.3g} MB, read again: the same logits to the bit, {effect:.2g} of their spread from the base's"
+        return f"{taken / 1e6:.3g} MB, read again: the same logits to the bit, {effect:.2g} of their spread from the base's"
     finally:
         trial.put_values_back()
 
@@ -246,8 +267,7 @@ def fresh_process(trial: Trial) -> str:
         raise NotHere("this set-up has no recipe that a fresh process could read")
     row = trial.rows[-1]
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / "adapter"
+        with _place_for_an_adapter(trial) as place:
             trial.stir()
             stirred = trial.alone(row).cpu()
             subject.save(trial.model, place)

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from halfbyte.errors import HalfbyteError, OutOfMemory
+from safetensors import SafetensorError
+
+from halfbyte.errors import HalfbyteError, MachineError
 from halfbyte.model.room import is_out_of_memory
 
-# What a broken set-up makes libraries raise. Out of memory is no finding about the set-up, and is not among them.
-FAULTS = (ArithmeticError, AssertionError, AttributeError, HalfbyteError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
+# What a broken set-up makes libraries raise. Memory or a disk that has no more room is no finding about the set-up, and is not among them.
+FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError, RuntimeError, SafetensorError, TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,14 @@ class Claim:
 
 
 def lead(claim: Claim, trial: Any) -> Proof:
-    """Raises nothing for a faulty set-up. Memory that runs out, in whatever words the library says it, is raised."""
+    """Raises nothing for a faulty set-up. What the machine lacks is raised: memory, in whatever words the library says it, or room on a disk."""
     try:
         return Proof(claim.name, True, claim.show(trial))
     except Refuted as found:
         return Proof(claim.name, False, found.told, found.likely, found.hint)
     except NotHere as reason:
         return Proof(claim.name, None, str(reason))
-    except OutOfMemory:
+    except MachineError:
         raise
     except HalfbyteError as error:
         return Proof(claim.name, False, _first_line(error), claim.likely, error.hint or claim.hint)

@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Relative. Of `logits` the distance at a token is a share of their spread; of `gradient`, of its length; of `loss` and `norm`, of the value."""
+    """Relative. Of `logits` the distance at a token is a share of their spread; of `gradient`, of its length; of `loss`, of what `off` says."""
 
     logits: float
     share: float
@@ -27,5 +27,13 @@ TOLERANCES = {
 }
 # The same numbers summed in another order, in float32 or better: a few roundings.
 SAME_SUM = 1e-5
+# Below, the model knows its rows by heart: 1 - p is rounded to 6e-8, which is no longer small beside it, nor are the gradients made of it.
+BY_HEART = 1e-4
 # The scale of an adapter is one division.
 SAME_SCALE = 1e-6
+
+
+def off(seen: float, truth: float, tokens: int = 1) -> float:
+    """Distance of two losses, each the sum over so many tokens, as a share of their value, or of one nat a token where that is more: log p is rounded
+    beside 1, however near to zero it is, and a logit in 16 bits by a tenth."""
+    return abs(seen - truth) / max(abs(truth), float(tokens))

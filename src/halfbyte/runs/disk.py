@@ -126,6 +126,12 @@ def told(place: Path, needs: int = 0, hint: str = MAKE_ROOM) -> Iterator[None]:
         raise MachineError(f"{place}: cannot be written: {reason(seen, place.parent, needs)}", hint=hint) from error
 
 
+def is_full(error: Exception) -> bool:
+    """The disk, or this user's share of it."""
+    seen = error if isinstance(error, OSError) else _in_words(error)
+    return seen is not None and seen.errno in FULL
+
+
 def _in_words(error: Exception) -> OSError | None:
     """safetensors and tokenizers say it in their text alone: "I/O error: No space left on device (os error 28)"."""
     number = re.search(r"\(os error (\d+)\)", str(error))

@@ -1,5 +1,6 @@
 """Preflight: every proof holds on clean set-ups, fails when the part it is about is broken in one way, and leaves no trace (CORRECTNESS 1.0 to 1.40)."""
 
+import errno
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 
 from families import FAMILIES, encoded, family_tokenizer
@@ -16,11 +18,11 @@ from halfbyte.checks.trial import Trial, kept
 from halfbyte.data.batches import IGNORE, epoch_steps
 from halfbyte.data.render import render_prompt
 from halfbyte.data.tokens import Tokens, encode_pieces
-from halfbyte.errors import HalfbyteError
+from halfbyte.errors import HalfbyteError, MachineError
 from halfbyte.model.load import decoder_layers
 from halfbyte.recipe.schema import FP4
 from halfbyte.train.step import StepResult
-from toy_subjects import make_subject
+from toy_subjects import TALK, make_subject
 
 CLAIMS = {claim.name: claim for claim in [*preflight.CLAIMS, *preflight.DEEP]}
 CLEAN = {
@@ -586,3 +588,42 @@ def test_of_three_rows_six_epochs_may_be_one_order(subjects):
 
     assert few(lambda number: 0 if number < 8 else number).passed
     assert few(lambda number: 0).passed is False
+
+
+def known_by_heart(subject, epochs):
+    """After so many epochs at a rate as high as toys take."""
+    optimizer = subject.make_optimizer(subject.model)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    subject.model.train()
+    for number in range(epochs):
+        for batches in subject.epoch(number):
+            subject.step(subject.model, batches, optimizer)
+    return replace(subject, asked=None, begins_as_base=False)
+
+
+def test_a_model_that_knows_its_rows_by_heart_is_no_fault(tmp_path):
+    # log p of a token that is nearly certain is rounded beside 1, so near to zero two sums of it are not within 1e-5 of their value.
+    words = ["quant.kind=none", "adapter.r=16", "adapter.modules_to_save=[lm_head]"]
+    subject = known_by_heart(make_subject(tmp_path, words=words, talk=[(asked, "yes it is") for asked, _ in TALK]), 40)
+    proofs = preflight.prove(subject)
+    assert not [proof for proof in proofs if proof.passed is False]
+    loss = next(proof.told for proof in proofs if proof.name == "loss")
+    assert float(loss.split()[0]) < 0.01, loss
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")])
+def test_a_full_disk_for_temporary_files_is_the_machines(subjects, error):
+    def full(model, folder):
+        raise error
+
+    with pytest.raises(MachineError, match="disk full") as raised:
+        proof_of("saved adapter", replace(subjects(), save=full))
+    assert "TMPDIR" in raised.value.hint
+
+
+def test_an_adapter_that_cannot_be_read_again_is_a_failed_proof(subjects):
+    def broken(model, folder):
+        raise SafetensorError("Error while deserializing header: header too large")
+
+    assert proof_of("saved adapter", replace(subjects(), save=broken)).passed is False
