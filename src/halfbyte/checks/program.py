@@ -162,6 +162,11 @@ class Program:
     def file_of(self, line: int) -> str:
         return self.script.place(line).file
 
+    def told_line(self, node: ast.AST) -> str:
+        """Where it stands, for a sentence."""
+        place = self.script.place(getattr(node, "lineno", 1))
+        return f"{place.line}" if place.cell is None else f"{place.line} of cell {place.cell}"
+
     def moments(self, node: ast.AST, depth: int = 0) -> list[tuple[int, ...]]:
         """When it runs, as lines that sort: its own, or behind those of the calls of the function that it stands in."""
         line = getattr(node, "lineno", 0)

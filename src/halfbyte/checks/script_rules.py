@@ -1,13 +1,14 @@
-"""Every rule on training scripts, and what they find in one. The rules stand in rules_training.py and rules_use.py."""
+"""Every rule on training scripts, and what they find in one. The rules stand in rules/."""
 
 from pathlib import Path
 
-from halfbyte.checks import rules_training, rules_use
 from halfbyte.checks.program import Program
 from halfbyte.checks.rule import Finding, Rule
+from halfbyte.checks.rules import adapters, generating, loading, measuring, prompts, rows, safety, settings, splits
 from halfbyte.checks.scripts import Script, read_scripts
 
-RULES: tuple[Rule, ...] = tuple(one for module in (rules_training, rules_use) for one in vars(module).values() if isinstance(one, Rule))
+PARTS = (rows, splits, adapters, settings, measuring, prompts, generating, loading, safety)
+RULES: tuple[Rule, ...] = tuple(one for module in PARTS for one in vars(module).values() if isinstance(one, Rule))
 
 
 def examine(script: Script) -> list[Finding]:
