@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from halfbyte import __version__
-from halfbyte.data.store import cache_folder, tokenizer_hash
+from halfbyte.data.store import tokenizer_hash
 from halfbyte.errors import IntegrityError
 from halfbyte.evaluate.neutral import NEUTRAL_TEXT
 from halfbyte.model.adapter import ADAPTER_FILES, adapter_folder, adapter_state
@@ -29,6 +29,7 @@ from halfbyte.model.base import Base
 from halfbyte.model.identity import base_identity, hash_file
 from halfbyte.recipe.load import Loaded, parse_resolved
 from halfbyte.recipe.schema import Recipe
+from halfbyte.runs.cache import cache_folder
 from halfbyte.runs.folder import RunFolder
 from halfbyte.runs.manifest import (
     ENVIRONMENT,

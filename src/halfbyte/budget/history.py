@@ -7,7 +7,6 @@ is, those that the processor or the copies hold up say it of these.
 
 import fcntl
 import json
-import os
 import re
 import statistics
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import Effort, Rates, effort_of, known_gpu, step_seconds
 from halfbyte.budget.shape import Shape
 from halfbyte.errors import MachineError
+from halfbyte.runs.cache import cache_folder
 from halfbyte.runs.disk import write_whole
 from halfbyte.runs.words import number
 
@@ -213,12 +213,6 @@ def _torch_version() -> str:
         return version("torch")
     except PackageNotFoundError:
         return "absent"
-
-
-def cache_folder() -> Path:
-    """Where data/store.py keeps what is prepared."""
-    asked = os.environ.get("HALFBYTE_CACHE")
-    return Path(asked) if asked else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfbyte"
 
 
 @contextmanager

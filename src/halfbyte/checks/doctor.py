@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from halfbyte.budget.history import cache_folder
 from halfbyte.checks.versions import FLOORS, HOLES, TESTED, installed, numbers
 from halfbyte.errors import HalfbyteError
+from halfbyte.runs.cache import cache_folder
 
 if TYPE_CHECKING:
     import torch

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from halfbyte.data.batches import IGNORE, LabelSum
 from halfbyte.data.tokens import Tokens
 from halfbyte.errors import MachineError
+from halfbyte.runs.cache import cache_folder
 
 # Of one batch of rows, which is held in memory until it is written.
 TOKENS_A_BATCH = 1_000_000
@@ -129,12 +130,6 @@ class StoredRows(Sequence[Tokens]):
 def _columns(batch: pa.RecordBatch) -> _Columns:
     ids, trained, files, lines = batch.columns
     return _Columns(ids.offsets.to_numpy(), ids.values.to_numpy(), trained.values, files.to_numpy(), lines.to_numpy())
-
-
-def cache_folder() -> Path:
-    """HALFBYTE_CACHE, or halfbyte in the user's cache folder."""
-    asked = os.environ.get("HALFBYTE_CACHE")
-    return Path(asked) if asked else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halfbyte"
 
 
 def cache_key(**parts: Any) -> str:

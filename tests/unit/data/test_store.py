@@ -12,9 +12,10 @@ import pytest
 
 from halfbyte.data import store
 from halfbyte.data.batches import labels_hash
-from halfbyte.data.store import META, PARTS, RowWriter, StoredRows, cache_folder, cache_key, find_or_build, tokenizer_hash
+from halfbyte.data.store import META, PARTS, RowWriter, StoredRows, cache_key, find_or_build, tokenizer_hash
 from halfbyte.data.tokens import Tokens
 from halfbyte.errors import DataError, MachineError
+from halfbyte.runs.cache import cache_folder
 from toys import make_tokenizer
 
 
