@@ -1,0 +1,150 @@
+"""Frozen linear layers that share an input, with their adapters, as one matrix product each way.
+
+A group is q, k and v, or gate and up, or one layer alone. Before its products its weights are written into one buffer, out of 4 bits, with the
+adapters beside and below them (PERFORMANCE in docs/performance.md has the figures; the idea is an augmented contraction):
+
+                K          R
+          +-----------+--------+
+        N |     W     |   sB   |      forward    y  = [x | x A'] [W | sB]'           one product, contraction K + R
+          +-----------+--------+      backward   dx = [dy | dy sB] [W over A]        one product, contraction N + R
+        R |     A     |        |
+          +-----------+--------+
+
+So the adapter's part is added inside the product's accumulator, before anything is rounded, and neither y nor dx is read and written again.
+Each adapter has its own columns of sB and rows of A; the rest is zero. R is a multiple of 64, which the products want. The tensors that go in
+have R spare columns (`roomy`), which is where x A' and dy sB are put.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SPARE = 64
+"""R is rounded up to a multiple of this: bare ranks cost a tenth of the product on Hopper."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A (r, K) and B (n, r), trained, and what their product is multiplied by."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """One linear layer: its module holds the weight (n, k), in 4 bits or as it is."""
+
+    module: nn.Module
+    lora: Lora | None
+    outputs: int
+    inputs: int
+
+    def write(self, out: Tensor, ops: ModuleType) -> None:
+        """The weight into out (n, k), in its type."""
+        weight: Any = self.module.weight
+        state = getattr(weight, "quant_state", None)
+        if state is None:
+            out.copy_(weight)
+            return
+        nested = (state.state2.absmax, state.state2.code, state.offset, state.state2.blocksize) if state.nested else None
+        ops.dequantise_nf4(weight.data, state.absmax, state.code, out, nested)
+
+
+class Group:
+    """Layers with one input, in the order of their outputs."""
+
+    def __init__(self, layers: Sequence[Frozen]) -> None:
+        self.layers = tuple(layers)
+        self.inputs = layers[0].inputs
+        self.outputs = sum(layer.outputs for layer in layers)
+        self.rank = sum(layer.lora.a.shape[0] for layer in layers if layer.lora)
+        self.spare = -(-self.rank // SPARE) * SPARE
+        self.starts = [sum(layer.outputs for layer in layers[:index]) for index in range(len(layers))]
+        self.places = [sum(layer.lora.a.shape[0] for layer in layers[:index] if layer.lora) for index in range(len(layers))]
+        biases: list[Any] = [layer.module.bias for layer in layers]
+        self.bias = any(bias is not None for bias in biases)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the buffer."""
+        return self.outputs + self.spare, self.inputs + self.spare
+
+    def write(self, buffer: Tensor, ops: ModuleType) -> None:
+        """Weights and adapters, as they are now."""
+        right, below = buffer[: self.outputs, self.inputs :], buffer[self.outputs :, : self.inputs]
+        if self.spare:
+            right.zero_()
+        if self.rank < self.spare:
+            below[self.rank :].zero_()
+        for layer, start, place in zip(self.layers, self.starts, self.places, strict=True):
+            layer.write(buffer[start : start + layer.outputs, : self.inputs], ops)
+            if layer.lora is not None:
+                r = layer.lora.a.shape[0]
+                torch.mul(layer.lora.b.detach(), layer.lora.scale, out=right[start : start + layer.outputs, place : place + r])
+                below[place : place + r].copy_(layer.lora.a.detach())
+
+    def forward(self, x: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+        """x (T, K + R), of which the last R are filled here, or (T, K) -> out (T, N); returns x A', (T, R)."""
+        weights, below = buffer[: self.outputs], buffer[self.outputs :, : self.inputs]
+        here = x[:, : self.inputs]
+        if x.shape[1] == self.inputs + self.spare:
+            low = x[:, self.inputs :]
+            if self.spare:
+                torch.mm(here, below.T, out=low)
+            torch.mm(x, weights.T, out=out)
+        else:  # a tensor that somebody else made, without room: the adapter's part is added in a second product
+            low = here @ below.T
+            torch.mm(here, weights[:, : self.inputs].T, out=out)
+            out.addmm_(low, weights[:, self.inputs :].T)
+        if self.bias:
+            for layer, start in zip(self.layers, self.starts, strict=True):
+                bias: Any = layer.module.bias
+                if bias is not None:
+                    out[:, start : start + layer.outputs] += bias
+        return low
+
+    def backward(self, d_out: Tensor, buffer: Tensor, d_x: Tensor | None) -> Tensor:
+        """d_out (T, N + R), of which the last R are filled here -> d_x (T, K); returns dy sB, (T, R)."""
+        low = d_out[:, self.outputs :]
+        if self.spare:
+            torch.mm(d_out[:, : self.outputs], buffer[: self.outputs, self.inputs :], out=low)
+        if d_x is not None:
+            torch.mm(d_out, buffer[:, : self.inputs], out=d_x)
+        return low
+
+    def gradients(self, x: Tensor, low_x: Tensor, d_out: Tensor, low_d: Tensor) -> None:
+        """Adds to each adapter's gradient: x (T, K), low_x = x A' and low_d = dy sB (T, R), d_out (T, N)."""
+        if not self.rank:
+            return
+        d_a = _product(low_d[:, : self.rank].T, x)  # (rank, K)
+        d_b = _product(d_out.T, low_x[:, : self.rank])  # (N, rank)
+        for layer, start, place in zip(self.layers, self.starts, self.places, strict=True):
+            if layer.lora is not None:
+                r = layer.lora.a.shape[0]
+                _add(layer.lora.a, d_a[place : place + r], 1.0)
+                _add(layer.lora.b, d_b[start : start + layer.outputs, place : place + r], layer.lora.scale)
+
+
+def roomy(rows: int, width: int, spare: int, like: Tensor) -> Tensor:
+    """(T, width + spare), not filled."""
+    return torch.empty(rows, width + spare, dtype=like.dtype, device=like.device)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """In float32 where the factors are in 16 bits: a gradient is a sum over thousands of tokens."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left @ right
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:
+    if parameter.grad is None:
+        parameter.grad = torch.mul(gradient, scale, out=torch.empty_like(parameter))
+    else:
+        parameter.grad.add_(gradient, alpha=scale)

@@ -1,0 +1,115 @@
+"""What each kernel computes, in plain PyTorch: the definition that gpu.py is held against, and what runs where there is no GPU.
+
+Every tensor is a matrix of rows, one for each token, whose rows may lie apart in memory (`stride(0)` is free, `stride(1)` is 1). Results are
+written into tensors that the caller owns, because where they lie saves the next product a copy. 16-bit numbers are computed with in float32
+and rounded once; float32 and float64 stay as they are.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Weights of NF4 that share a scale (QLoRA, arXiv 2305.14314, section 3)."""
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """x (T, D), weight (D,) -> out (T, D) = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, arXiv 1910.07467)."""
+    wide = _wide(x)
+    out.copy_(wide * _inverse_rms(wide, eps) * _wide(weight))
+
+
+def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, total: Tensor, out: Tensor) -> None:
+    """total (T, D) = x + y, rounded to its type; out (T, D) = rms_norm(total)."""
+    total.copy_(_wide(x) + _wide(y))
+    rms_norm(total, weight, eps, out)
+
+
+def rms_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float, carried: Tensor, d_x: Tensor, out: Tensor | None = None) -> None:
+    """d_x (T, D) = carried + the gradient of rms_norm at x; the norm itself once more into `out`. d_x may be `carried`. No gradient of `weight`."""
+    wide, g = _wide(x), _wide(d_out) * _wide(weight)
+    inverse = _inverse_rms(wide, eps)
+    unit = wide * inverse
+    if out is not None:
+        out.copy_(unit * _wide(weight))
+    d_x.copy_(_wide(carried) + inverse * (g - unit * (g * unit).mean(-1, keepdim=True)))
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, out: Tensor, weight: Tensor | None = None, eps: float = 0.0) -> None:
+    """Rotary positions (Su et al., arXiv 2104.09864) on halves of each head: x, out (T, H * head_dim), cos and sin (T, head_dim / 2). out may be x.
+
+    With `weight` (head_dim,) each head goes through rms_norm first, as in Qwen3.
+    """
+    heads = _wide(x).unflatten(-1, (-1, head_dim))
+    if weight is not None:
+        heads = heads * _inverse_rms(heads, eps) * _wide(weight)
+    out.copy_(_turned(heads, cos, sin).flatten(-2))
+
+
+def rotate_backward(
+    d_out: Tensor, cos: Tensor, sin: Tensor, head_dim: int, d_x: Tensor, x: Tensor | None = None, weight: Tensor | None = None, eps: float = 0.0
+) -> None:
+    """d_x (T, H * head_dim). A rotation's gradient is rotated back; with `weight`, x is what `rotate` was given."""
+    back = _turned(_wide(d_out).unflatten(-1, (-1, head_dim)), cos, -sin)
+    if x is not None and weight is not None:
+        heads = _wide(x).unflatten(-1, (-1, head_dim))
+        inverse = _inverse_rms(heads, eps)
+        unit, g = heads * inverse, back * _wide(weight)
+        back = inverse * (g - unit * (g * unit).mean(-1, keepdim=True))
+    d_x.copy_(back.flatten(-2))
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """heads (T, H, D), cos and sin (T, D / 2)."""
+    first, second = heads.chunk(2, -1)
+    c, s = cos[:, None].to(heads.dtype), sin[:, None].to(heads.dtype)
+    return torch.cat((first * c - second * s, second * c + first * s), -1)
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """gate_up (T, 2F): the gate's half, then the other's -> out (T, F) = silu(gate) * up (Shazeer, arXiv 2002.05202)."""
+    gate, up = _wide(gate_up).chunk(2, -1)
+    out.copy_(torch.nn.functional.silu(gate) * up)
+
+
+def swiglu_backward(gate_up: Tensor, d_out: Tensor) -> None:
+    """Overwrites both: gate_up (T, 2F) with its gradient, d_out (T, F) with what swiglu gave, which the next product's adapter wants again."""
+    gate, up = _wide(gate_up).chunk(2, -1)
+    g = _wide(d_out)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    out, d_up = silu * up, g * silu
+    d_gate = g * up * sigmoid * (1 + gate * (1 - sigmoid))
+    gate_up.copy_(torch.cat((d_gate, d_up), -1))
+    d_out.copy_(out)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, scale: float, losses: Tensor) -> None:
+    """losses (T,) = log sum exp(logits) - logits[target], unscaled; logits (T, V) are overwritten with their gradient times `scale`."""
+    wide = _wide(logits)
+    log_probability = wide.log_softmax(-1)
+    losses.copy_(-log_probability.gather(-1, targets[:, None])[:, 0])
+    gradient = log_probability.exp()
+    gradient.scatter_add_(-1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
+    logits.copy_(gradient * scale)
+
+
+def dequantise_nf4(codes: Tensor, scales: Tensor, code: Tensor, out: Tensor, nested: tuple[Tensor, Tensor, Tensor, int] | None = None) -> None:
+    """codes (N * K / 2) uint8, the first of two weights in the upper half -> out (N, K) = code[4 bits] * scale of its block.
+
+    scales (N * K / 64): float32, or with `nested` = (scales2, code2, offset, size) uint8 that stand for code2[scale] * scales2[place // size] + offset.
+    """
+    if nested is not None:
+        outer, code2, offset, size = nested
+        places = torch.arange(len(scales), device=scales.device) // size
+        scales = code2[scales.long()] * outer[places] + offset
+    flat = codes.flatten().long()
+    values = torch.stack((code[flat >> 4], code[flat & 15]), -1).view(-1, BLOCK) * scales[:, None]
+    out.copy_(values.view(out.shape))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
