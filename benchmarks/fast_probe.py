@@ -70,7 +70,7 @@ def kernels():
     lo, ta = b(T, 32000) * 3, torch.randint(0, 32000, (T,), device="cuda")
     def ce(ops, t):
         l, s = lo.to(t, copy=True), torch.empty(T, device="cuda", dtype=torch.float64 if t == torch.float64 else torch.float32)
-        ops.cross_entropy(l, ta, 0.01, s)
+        ops.cross_entropy(l, ta, torch.tensor(0.01, device='cuda'), s)
         return [s, l]
     compare("cross entropy", ce)
     import bitsandbytes.functional as B
@@ -101,7 +101,7 @@ def kernels():
     qk = b(T, 6144)
     print("rotate", speed(lambda: gpu.rotate(qk[:, :5120], angle, angle, 128, qk[:, :5120]), T * 5120 * 4))
     lo, ta, s = b(2048, 32000), torch.randint(0, 32000, (2048,), device="cuda"), torch.empty(2048, device="cuda")
-    print("ce", speed(lambda: gpu.cross_entropy(lo, ta, 1e-4, s), 2048 * 32000 * 6), flush=True)
+    print("ce", speed(lambda: gpu.cross_entropy(lo, ta, torch.tensor(1e-4, device='cuda'), s), 2048 * 32000 * 6), flush=True)
 
 
 def agree(shape):
@@ -134,32 +134,42 @@ def agree(shape):
 def timing(shape):
     model = adapted(shape)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
     generator = torch.Generator().manual_seed(3)
+    L = len(model.get_base_model().model.layers)
     def step(fast, batch):
         loss = fast.accumulate(batch, 1 / (batch.supervised))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step(); optimizer.zero_grad(set_to_none=True)
         return loss
-    for rows, tokens, keep in ((4, 2048, "all"), (4, 2048, "thin"), (4, 2048, "input"), (1, 2048, "all"), (1, 2048, "input"), (1, 16384, "input")):
+    P = list(range(L - 2))
+    cases = [
+        (4, 2048, "all", {}), (4, 2048, "all", {"record": True}), (4, 2048, "all", {"record": True, "resident": range(14)}),
+        (4, 2048, "input", {"parked": P}), (4, 2048, "attention", {"parked": P}), (4, 2048, "attention", {"parked": P, "record": True}),
+        (1, 2048, "all", {"record": True}), (1, 2048, "all", {"record": True, "resident": range(6)}),
+        (1, 2048, "input", {"parked": P, "tight": True}), (1, 2048, "input", {"parked": P, "tight": True, "record": True}), (1, 2048, "attention", {"parked": P, "record": True}),
+        (1, 16384, "attention", {"parked": P}), (1, 16384, "input", {"parked": P}),
+    ]
+    for rows, tokens, keep, how in cases:
         batch = random_batch(32000, rows, tokens, generator)
-        fast = FastDecoder(model, torch.bfloat16, [keep] * len(model.get_base_model().model.layers))
+        for p in parameters: p.grad = None
+        fast = FastDecoder(model, torch.bfloat16, [keep] * L, **how)
         gc.collect(); torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
-        times = []
-        for n in range(12):
+        times, losses = [], []
+        for n in range(10 if tokens > 10000 else 14):
+            if n == 4: torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize(); began = time.perf_counter()
             loss = step(fast, batch)
-            torch.cuda.synchronize(); times.append((time.perf_counter() - began) * 1e3)
-        print("TIME", json.dumps({"grid": f"{rows}x{tokens}", "keep": keep, "ms": round(median(times[4:]), 1), "first": round(times[0]), "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2), "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 2), "loss": float(loss)}), flush=True)
-        if (rows, keep) in ((4, "all"), (1, "all")):
+            torch.cuda.synchronize(); times.append((time.perf_counter() - began) * 1e3); losses.append(round(float(loss), 4))
+        print("TIME", f"{rows}x{tokens}", keep, {k: (len(v) if k in ("parked", "resident") else v) for k, v in how.items()}, f"{median(times[4:]):.1f} ms, first {times[0]:.0f}, {times[1]:.0f}, peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB, reserved {torch.cuda.max_memory_reserved() / 1e9:.2f}", losses[:2], losses[-1], "host", round(fast.shelf.bytes / 1e9, 2), flush=True)
+        if (rows, keep, tuple(how)) in ((4, "all", ()), (1, "all", ("record",))):
             from torch.profiler import ProfilerActivity, profile
-            with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as p:
+            with profile(activities=[ProfilerActivity.CUDA]) as p:
                 step(fast, batch); torch.cuda.synchronize()
             events = sorted((e for e in p.key_averages() if e.self_device_time_total > 0), key=lambda e: -e.self_device_time_total)
-            print("total kernels ms", sum(e.self_device_time_total for e in events) / 1e3)
-            for e in events[:26]:
-                print(f"{e.self_device_time_total / 1e3:9.2f} ms {e.count:5d} x  {e.key[:110]}")
-        fast.buffers.release()
+            print("total kernels ms", sum(e.self_device_time_total for e in events) / 1e3, sum(e.count for e in events))
+            for e in events[:34]:
+                print(f"{e.self_device_time_total / 1e3:9.2f} ms {e.count:5d} x  {e.key[:90]}")
         del fast
 
 

@@ -49,7 +49,9 @@ def adopt(model: nn.Module, dtype: torch.dtype) -> Adopted:
         raise Unfit("the head is trained, in 4 bits or of another kind")
     if type(decoder.embed_tokens) is not nn.Embedding or decoder.embed_tokens.weight.requires_grad:
         raise Unfit("the embedding is trained or of another kind")
-    known = {id(parameter) for layer in layers for group in (layer.qkv, layer.o, layer.gate_up, layer.down) for parameter in _trained(group)}
+    known = {id(matrix) for layer in layers for group in layer.groups for matrix in group.matrices()}
+    if not known:
+        raise Unfit("no adapter is there")
     others = [name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in known]
     if others:
         raise Unfit(f"{others[0]} is trained, which they do not know")
@@ -139,7 +141,3 @@ def _lora(module: Any, name: str) -> Lora:
     if type(module.lora_A[own]) is not nn.Linear or type(module.lora_B[own]) is not nn.Linear:
         raise Unfit(f"{name} has an adapter of another kind")
     return Lora(module.lora_A[own].weight, module.lora_B[own].weight, module.scaling[own])
-
-
-def _trained(group: Group) -> list[nn.Parameter]:
-    return [matrix for layer in group.layers if layer.lora for matrix in (layer.lora.a, layer.lora.b)]

@@ -6,7 +6,8 @@ Rows are laid end to end without their padding, so nothing is computed for token
 called, but for the embedding and the positions. What is computed is what the plain path computes, to rounding (tests/unit/fast).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import pairwise
 from types import ModuleType
 
@@ -17,44 +18,91 @@ from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.fast.adopt import Adopted, adopt
 from halfbyte.fast.attention import Documents
 from halfbyte.fast.buffers import Buffers
+from halfbyte.fast.gradients import Gradients
 from halfbyte.fast.head import loss_and_gradient
 from halfbyte.fast.layer import Rows, Saved, backward, forward
+from halfbyte.fast.parking import Shelf
+from halfbyte.fast.recorded import Recorder
+
+FEW = 256
+"""Numbers of supervised tokens are rounded up to a multiple of this where steps are recorded."""
 
 
 class FastDecoder:
-    """Of one model with its adapter. `keep`: for each layer one of layer.KEEP; all of them `all` when none is given. Raises Unfit (adopt.py)."""
+    """Of one model with its adapter. Raises Unfit (adopt.py).
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, keep: Sequence[str] | None = None) -> None:
+    keep: for each layer one of layer.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory
+    (`attention` and `input` only); resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights; record: micro-batches of a
+    shape that comes again are recorded as a CUDA graph.
+    """
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, keep: Sequence[str] | None = None, parked: Collection[int] = (), resident: Collection[int] = (),
+        tight: bool = False, record: bool = False,
+    ) -> None:  # fmt: skip
         self.parts: Adopted = adopt(model, dtype)
-        self.keep = tuple(keep or ["all"] * len(self.parts.layers))
-        assert len(self.keep) == len(self.parts.layers)
+        layers = self.parts.layers
+        self.keep = tuple(keep or ["all"] * len(layers))
+        self.parked = frozenset(parked)
+        assert len(self.keep) == len(layers) and all(self.keep[layer] in ("attention", "input") for layer in parked)
         self.device = self.parts.embedding.weight.device
         self.ops = ops_for(self.device)
-        self.buffers = Buffers(dtype, self.device, self.ops)
+        groups = [group for layer in layers for group in layer.groups]
+        stay = [group for number in sorted(resident) for group in layers[number].groups]
+        self.buffers = Buffers(dtype, self.device, self.ops, stay, groups if tight else None)
+        self.gradients = Gradients([matrix for group in groups for matrix in group.matrices()])
+        self.shelf = Shelf(self.device)
+        self.recorder = Recorder() if record and self.device.type == "cuda" else None
 
     @torch.no_grad()
     def accumulate(self, batch: Batch, scale: float) -> Tensor:
         """Adds `scale` times the gradient of the batch's summed loss to that of each adapter; returns scale * the summed loss, ()."""
         ids, places, targets, positions, lengths = flatten(batch)
         documents = Documents.of(lengths, self.device)
-        move = [one.to(self.device, non_blocking=True) for one in (ids, places, targets, positions)]
-        ids, places, targets, positions = move
-        x = self.parts.embedding(ids).to(self.parts.dtype)
-        cos, sin = self._rotary(positions)
-        rows = Rows(cos, sin, documents)
-        layers = self.parts.layers
+        if self.recorder is not None:
+            places, targets = filled_up(places, targets)
+        scaled = torch.tensor(scale, dtype=torch.float64 if self.parts.dtype == torch.float64 else torch.float32)
+        given = tuple(one.to(self.device, non_blocking=True) for one in (ids, places, targets, positions, scaled))
+        self.gradients.begin()
         self.buffers.forget()
-        kept: list[Saved] = []
-        for layer, keep in zip(layers, self.keep, strict=True):
+        run = partial(self._run, documents)
+        return run(*given) if self.recorder is None else self.recorder.run(lengths, run, given)
+
+    def _run(self, documents: Documents, ids: Tensor, places: Tensor, targets: Tensor, positions: Tensor, scale: Tensor) -> Tensor:
+        """Tensors on the device, no gradient of autograd's, and nothing that waits for the GPU."""
+        layers = self.parts.layers
+        x = self.parts.embedding(ids).to(self.parts.dtype)
+        rows = Rows(*self._rotary(positions), documents)
+        kept: list[Saved | None] = []
+        for number, (layer, keep) in enumerate(zip(layers, self.keep, strict=True)):
             x, saved = forward(layer, x, rows, keep, self.buffers, self.ops)
-            kept.append(saved)
+            kept.append(self._park(number, saved) if number in self.parked else saved)
+            del saved
         loss, d_x = loss_and_gradient(self.parts.head, x, places, targets, scale, layers[-1].down.spare, self.ops)
         del x
         gradient: Tensor | None = d_x
-        for index in reversed(range(len(layers))):
+        del d_x
+        for number in reversed(range(len(layers))):
             assert gradient is not None
-            gradient = backward(layers[index], gradient, kept.pop(), rows, index == 0, self.buffers, self.ops)
+            found = kept.pop()
+            assert found is not None
+            if number in self.parked:
+                self._unpark(number, found)
+            if number - 1 in self.parked:
+                self.shelf.fetch(number - 1)
+            gradient = backward(layers[number], gradient, found, rows, number == 0, self.buffers, self.ops)
+            del found
         return loss * scale
+
+    def _park(self, number: int, saved: Saved) -> Saved:
+        """What is large goes; attention's sums, a 60th of it, stay."""
+        self.shelf.put(number, [saved.x] if saved.attention is None else [saved.x, saved.attention])
+        return Saved(saved.x.new_empty(0), saved.attention.new_empty(0) if saved.attention is not None else None, saved.kept)
+
+    def _unpark(self, number: int, saved: Saved) -> None:
+        saved.x, *rest = self.shelf.take(number)
+        if rest:
+            saved.attention = rest[0]
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (T, head_dim / 2) by the model's own module, in float32 at least."""
@@ -81,6 +129,12 @@ def flatten(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ..
             lengths += [end - start for start, end in pairwise(borders)]
     places = (labels != IGNORE).nonzero()[:, 0]
     return ids, places, labels[places], positions, tuple(lengths)
+
+
+def filled_up(places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (S,), with targets of none at the end, so that few lengths are met."""
+    missing = -len(places) % FEW
+    return torch.cat((places, places.new_zeros(missing))), torch.cat((targets, targets.new_full((missing,), -1)))
 
 
 def ops_for(device: torch.device) -> ModuleType:

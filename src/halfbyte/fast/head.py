@@ -22,8 +22,8 @@ class Head:
     weight: Tensor  # (V, D)
 
 
-def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, scale: float, spare: int, ops: ModuleType) -> tuple[Tensor, Tensor]:
-    """x (T, D), places (S,) of the rows that are supervised and their targets (S,) -> sum of the losses, and scale * its gradient (T, D + spare)."""
+def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, scale: Tensor, spare: int, ops: ModuleType) -> tuple[Tensor, Tensor]:
+    """x (T, D), places (S,) of the rows that are supervised and their targets (S,), below 0 for none -> sum of the losses, and scale * its gradient (T, D + spare)."""
     tokens, width = x.shape
     d_x = torch.zeros(tokens, width + spare, dtype=x.dtype, device=x.device)
     total = torch.zeros((), dtype=torch.float32 if x.dtype != torch.float64 else x.dtype, device=x.device)
@@ -37,5 +37,5 @@ def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, sc
         total += losses.sum()
         d_normed = torch.mm(logits, head.weight, out=normed)
         ops.rms_norm_backward(d_normed, rows, head.norm.weight, head.norm.eps, torch.zeros_like(rows), d_normed)
-        d_x[here, :width] = d_normed
+        d_x[:, :width].index_add_(0, here, d_normed)  # places that stand for nothing come more than once, with zeros
     return total, d_x

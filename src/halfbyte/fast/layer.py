@@ -2,17 +2,18 @@
 
     x -> norm -> q, k, v -> rotary positions -> attention -> o -> + x = middle -> norm -> gate, up -> silu(gate) * up -> down -> + middle
 
-Of each layer the forward pass keeps one of three sets (recipe.plan.Placement names them; bytes a token and layer for a 7B shape):
+Of each layer the forward pass keeps one of four sets (bytes a token and layer for a 7B shape, in 16 bits):
 
-    all      x, q k v, attention's result, middle, gate and up      94,560    no product is computed again
-    thin     the same without gate and up                           37,216    gate and up are
-    input    x                                                        8,192    all but `down`, whose result nobody needs
+    all        x, q k v, attention's result, middle, gate and up      95,072    nothing large is computed again
+    thin       the same without gate and up                           37,600    gate and up are
+    attention  x, attention's result                                  16,512    all but attention and `down`, whose result nobody needs
+    input      x                                                       8,192    all but `down`
 
 The backward pass writes gradients over what it has used up: gate and up become their own gradients, and the gradient of `down`'s input becomes
 that input again. tests/unit/fast holds each set against autograd in float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from halfbyte.fast.linear import Group, roomy
 if TYPE_CHECKING:
     from halfbyte.fast.buffers import Buffers
 
-KEEP = ("all", "thin", "input")
+KEEP = ("all", "thin", "attention", "input")
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,25 @@ class Layer:
     q_norm: Norm | None = None
     k_norm: Norm | None = None
 
+    @property
+    def groups(self) -> tuple[Group, Group, Group, Group]:
+        return self.qkv, self.o, self.gate_up, self.down
+
 
 @dataclass
 class Saved:
     """Of one layer and micro-batch; None for what is computed again."""
 
-    x: Tensor | None
+    x: Tensor
+    attention: Tensor | None = None
+    kept: Kept | None = None
     qkv: Tensor | None = None
     turned: Tensor | None = None
     """q and k after their norms and positions, where they have norms; else they stand in qkv."""
-    attention: Tensor | None = None
-    kept: Kept | None = None
     middle: Tensor | None = None
     gate_up: Tensor | None = None
+    low: dict[str, Tensor] = field(default_factory=dict)
+    """x A' of the groups by name, (T, R)."""
 
 
 @dataclass(frozen=True)
@@ -78,34 +85,45 @@ class Rows:
 
 def forward(layer: Layer, x: Tensor, rows: Rows, keep: str, buffers: "Buffers", ops: ModuleType) -> tuple[Tensor, Saved]:
     """x (T, D) -> (T, D)."""
-    saved = _attention_half(layer, x, rows, buffers, ops)
+    saved, normed = _attention_half(layer, Saved(x), rows, buffers, ops)
     assert saved.middle is not None
-    gate_up = _gate_up(layer, saved.middle, buffers, ops)
-    tokens, hidden = len(x), layer.down.inputs
-    inner = roomy(tokens, hidden, layer.down.spare, x)
+    gate_up = _gate_up(layer, saved, normed, buffers)
+    hidden = layer.down.inputs
+    inner = roomy(len(x), hidden, layer.down.spare, x)
     ops.swiglu(gate_up[:, : layer.gate_up.outputs], inner[:, :hidden])
     out = torch.empty_like(saved.middle)
-    layer.down.forward(inner, buffers.of(layer.down), out)
+    saved.low["down"] = layer.down.forward(inner, buffers.of(layer.down), out)
     out += saved.middle
     if keep == "all":
         saved.gate_up = gate_up
-    return out, saved if keep != "input" else Saved(x)
+        return out, saved
+    if keep == "thin":
+        del saved.low["gate_up"]
+        return out, saved
+    return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
 
 
-def _attention_half(layer: Layer, x: Tensor, rows: Rows, buffers: "Buffers", ops: ModuleType) -> Saved:
-    """Everything up to `middle`."""
+def _attention_half(layer: Layer, saved: Saved, rows: Rows, buffers: "Buffers", ops: ModuleType) -> tuple[Saved, Tensor]:
+    """Everything up to `middle`, and its norm (T, D + R). Attention's result is taken where it is there."""
+    x = saved.x
     tokens, width = x.shape
+    low = {}
     normed = roomy(tokens, width, layer.qkv.spare, x)
     ops.rms_norm(x, layer.input_norm.weight, layer.input_norm.eps, normed[:, :width])
     qkv = roomy(tokens, layer.qkv.outputs, 0, x)
-    layer.qkv.forward(normed, buffers.of(layer.qkv), qkv)
+    low["qkv"] = layer.qkv.forward(normed, buffers.of(layer.qkv), qkv)
+    del normed
     turned = _turn(layer, qkv, rows, ops)
-    q, k, v = _heads(layer, qkv, turned)
-    result, kept = attend(q, k, v, rows.documents, layer.window, layer.scale)
-    attention = result.flatten(1)
+    attention, kept = saved.attention, saved.kept
+    if attention is None or kept is None:
+        q, k, v = _heads(layer, qkv, turned)
+        result, kept = attend(q, k, v, rows.documents, layer.window, layer.scale)
+        attention = result.flatten(1)
     added = torch.empty_like(x)
-    layer.o.forward(attention, buffers.of(layer.o), added)
-    return Saved(x, qkv, turned, attention, kept, added.add_(x))
+    low["o"] = layer.o.forward(attention, buffers.of(layer.o), added)
+    normed = roomy(tokens, width, layer.gate_up.spare, x)
+    ops.add_rms_norm(x, added, layer.middle_norm.weight, layer.middle_norm.eps, added, normed[:, :width])
+    return Saved(x, attention, kept, qkv, turned, added, low=low), normed
 
 
 def _turn(layer: Layer, qkv: Tensor, rows: Rows, ops: ModuleType) -> Tensor | None:
@@ -129,30 +147,27 @@ def _heads(layer: Layer, qkv: Tensor, turned: Tensor | None) -> tuple[Tensor, Te
     return q, k, v
 
 
-def _gate_up(layer: Layer, middle: Tensor, buffers: "Buffers", ops: ModuleType) -> Tensor:
-    """(T, 2F + R): R spare columns for its gradient's adapter part."""
-    tokens, width = middle.shape
-    normed = roomy(tokens, width, layer.gate_up.spare, middle)
-    ops.rms_norm(middle, layer.middle_norm.weight, layer.middle_norm.eps, normed[:, :width])
-    gate_up = roomy(tokens, layer.gate_up.outputs, layer.gate_up.spare, middle)
-    layer.gate_up.forward(normed, buffers.of(layer.gate_up), gate_up[:, : layer.gate_up.outputs])
+def _gate_up(layer: Layer, saved: Saved, normed: Tensor, buffers: "Buffers") -> Tensor:
+    """normed (T, D + R) -> (T, 2F + R): R spare columns for its gradient's adapter part."""
+    gate_up = roomy(len(normed), layer.gate_up.outputs, layer.gate_up.spare, normed)
+    saved.low["gate_up"] = layer.gate_up.forward(normed, buffers.of(layer.gate_up), gate_up[:, : layer.gate_up.outputs])
     return gate_up
 
 
 def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, first: bool, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
     """d_out (T, D + down.spare) -> the gradient of x in the same form, or None of the `first` layer, whose input nobody trains. Uses up `saved`."""
     x = saved.x
-    assert x is not None
-    if saved.middle is None:
-        saved = _attention_half(layer, x, rows, buffers, ops)
-    assert saved.middle is not None and saved.qkv is not None and saved.attention is not None and saved.kept is not None
     tokens, width = x.shape
-    d_middle = _mlp_backward(layer, d_out, saved, buffers, ops)
+    normed = None
+    if saved.middle is None:
+        saved, normed = _attention_half(layer, saved, rows, buffers, ops)
+    d_middle = _mlp_backward(layer, d_out, saved, normed, buffers, ops)
+    assert saved.qkv is not None and saved.attention is not None and saved.kept is not None
+    del normed
 
     d_attention = torch.empty_like(saved.attention)
     low = layer.o.backward(d_middle, buffers.of(layer.o), d_attention)
-    low_o = _low(layer.o, saved.attention, buffers)
-    layer.o.gradients(saved.attention, low_o, d_middle[:, :width], low)
+    layer.o.gradients(saved.attention, saved.low["o"], d_middle[:, :width], low)
 
     q, k, v = _heads(layer, saved.qkv, saved.turned)
     shaped = saved.attention.unflatten(1, (layer.heads, -1))
@@ -171,32 +186,41 @@ def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, first: bool,
     else:
         d_x = roomy(tokens, width, layer.down.spare, x)
         ops.rms_norm_backward(d_normed, x, layer.input_norm.weight, layer.input_norm.eps, d_middle[:, :width], d_x[:, :width], normed)
-    layer.qkv.gradients(normed, _low(layer.qkv, normed, buffers), d_qkv[:, : layer.qkv.outputs], low)
+    layer.qkv.gradients(normed, saved.low["qkv"], d_qkv[:, : layer.qkv.outputs], low)
     return d_x
 
 
-def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, buffers: "Buffers", ops: ModuleType) -> Tensor:
-    """-> the gradient of `middle`, (T, D + o.spare)."""
+def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, normed: Tensor | None, buffers: "Buffers", ops: ModuleType) -> Tensor:
+    """-> the gradient of `middle`, (T, D + o.spare). `normed`: the norm of `middle` (T, D + R), where it was just computed."""
     middle = saved.middle
     assert middle is not None
     tokens, width = middle.shape
-    gate_up = saved.gate_up if saved.gate_up is not None else _gate_up(layer, middle, buffers, ops)
+    gate_up = saved.gate_up
+    if gate_up is None:
+        if normed is None:
+            normed = roomy(tokens, width, layer.gate_up.spare, middle)
+            ops.rms_norm(middle, layer.middle_norm.weight, layer.middle_norm.eps, normed[:, :width])
+        gate_up = _gate_up(layer, saved, normed, buffers)
     saved.gate_up = None
     inner = roomy(tokens, layer.down.inputs, 0, middle)  # its gradient first, then itself
     low = layer.down.backward(d_out, buffers.of(layer.down), inner)
     ops.swiglu_backward(gate_up[:, : layer.gate_up.outputs], inner)
-    layer.down.gradients(inner, _low(layer.down, inner, buffers), d_out[:, :width], low)
+    low_x = saved.low["down"] if "down" in saved.low else _low(layer.down, inner, buffers)
+    layer.down.gradients(inner, low_x, d_out[:, :width], low)
     del inner
-    d_normed, normed = torch.empty_like(middle), torch.empty_like(middle)
+    again = torch.empty_like(middle) if normed is None else None
+    d_normed = torch.empty_like(middle)
     low = layer.gate_up.backward(gate_up, buffers.of(layer.gate_up), d_normed)
     d_middle = roomy(tokens, width, layer.o.spare, middle)
-    ops.rms_norm_backward(d_normed, middle, layer.middle_norm.weight, layer.middle_norm.eps, d_out[:, :width], d_middle[:, :width], normed)
-    layer.gate_up.gradients(normed, _low(layer.gate_up, normed, buffers), gate_up[:, : layer.gate_up.outputs], low)
+    ops.rms_norm_backward(d_normed, middle, layer.middle_norm.weight, layer.middle_norm.eps, d_out[:, :width], d_middle[:, :width], again)
+    was = again if normed is None else normed[:, :width]
+    assert was is not None
+    layer.gate_up.gradients(was, saved.low["gate_up"], gate_up[:, : layer.gate_up.outputs], low)
     return d_middle
 
 
 def _low(group: Group, x: Tensor, buffers: "Buffers") -> Tensor:
-    """x A', (T, R), once more: 64 columns are sooner computed than kept."""
+    """x A', (T, R), once more."""
     return x @ buffers.of(group)[group.outputs :, : group.inputs].T
 
 

@@ -15,13 +15,15 @@ Each adapter has its own columns of sB and rows of A; the rest is zero. R is a m
 have R spare columns (`roomy`), which is where x A' and dy sB are put.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from halfbyte.kernels.reference import Beside
 
 SPARE = 64
 """R is rounded up to a multiple of this: bare ranks cost a tenth of the product on Hopper."""
@@ -45,15 +47,17 @@ class Frozen:
     outputs: int
     inputs: int
 
-    def write(self, out: Tensor, ops: ModuleType) -> None:
-        """The weight into out (n, k), in its type."""
+    def write(self, out: Tensor, beside: Beside | None, ops: ModuleType) -> None:
+        """The weight into out (n, k), in its type, and the adapter where `beside` says."""
         weight: Any = self.module.weight
         state = getattr(weight, "quant_state", None)
-        if state is None:
-            out.copy_(weight)
+        if state is not None:
+            nested = (state.state2.absmax, state.state2.code, state.offset, state.state2.blocksize) if state.nested else None
+            ops.dequantise_nf4(weight.data, state.absmax, state.code, out, nested, beside)
             return
-        nested = (state.state2.absmax, state.state2.code, state.offset, state.state2.blocksize) if state.nested else None
-        ops.dequantise_nf4(weight.data, state.absmax, state.code, out, nested)
+        out.copy_(weight)
+        if beside is not None:
+            ops.write_adapter(beside)
 
 
 class Group:
@@ -75,35 +79,45 @@ class Group:
         """Of the buffer."""
         return self.outputs + self.spare, self.inputs + self.spare
 
-    def write(self, buffer: Tensor, ops: ModuleType) -> None:
-        """Weights and adapters, as they are now."""
+    def matrices(self) -> list[nn.Parameter]:
+        """The adapters', in order: all A, then all B."""
+        adapters = [layer.lora for layer in self.layers if layer.lora]
+        return [lora.a for lora in adapters] + [lora.b for lora in adapters]
+
+    @property
+    def pattern(self) -> tuple[Any, ...]:
+        """Which columns of sB and rows of A are written; the rest of the buffer must be zero."""
+        return tuple((start, place, layer.lora.a.shape[0]) for layer, start, place in self._placed() if layer.lora)
+
+    def _placed(self) -> Iterator[tuple[Frozen, int, int]]:
+        return zip(self.layers, self.starts, self.places, strict=True)
+
+    def write(self, buffer: Tensor, ops: ModuleType, weights: bool = True) -> None:
+        """Weights and adapters, or adapters alone, as they are now. What is outside of the pattern is left."""
         right, below = buffer[: self.outputs, self.inputs :], buffer[self.outputs :, : self.inputs]
-        if self.spare:
-            right.zero_()
-        if self.rank < self.spare:
-            below[self.rank :].zero_()
-        for layer, start, place in zip(self.layers, self.starts, self.places, strict=True):
-            layer.write(buffer[start : start + layer.outputs, : self.inputs], ops)
+        for layer, start, place in self._placed():
+            beside = None
             if layer.lora is not None:
-                r = layer.lora.a.shape[0]
-                torch.mul(layer.lora.b.detach(), layer.lora.scale, out=right[start : start + layer.outputs, place : place + r])
-                below[place : place + r].copy_(layer.lora.a.detach())
+                rows, columns = slice(start, start + layer.outputs), slice(place, place + layer.lora.a.shape[0])
+                beside = Beside(layer.lora.a.detach(), layer.lora.b.detach(), below[columns], right[rows, columns], layer.lora.scale)
+            if weights:
+                layer.write(buffer[start : start + layer.outputs, : self.inputs], beside, ops)
+            elif beside is not None:
+                ops.write_adapter(beside)
 
     def forward(self, x: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-        """x (T, K + R), of which the last R are filled here, or (T, K) -> out (T, N); returns x A', (T, R)."""
+        """x (T, K + R), of which the last R are filled here, or (T, K) -> out (T, N); returns x A', (T, R), on its own."""
         weights, below = buffer[: self.outputs], buffer[self.outputs :, : self.inputs]
         here = x[:, : self.inputs]
+        low = here @ below.T
         if x.shape[1] == self.inputs + self.spare:
-            low = x[:, self.inputs :]
-            if self.spare:
-                torch.mm(here, below.T, out=low)
+            x[:, self.inputs :].copy_(low)
             torch.mm(x, weights.T, out=out)
         else:  # a tensor that somebody else made, without room: the adapter's part is added in a second product
-            low = here @ below.T
             torch.mm(here, weights[:, : self.inputs].T, out=out)
             out.addmm_(low, weights[:, self.inputs :].T)
         if self.bias:
-            for layer, start in zip(self.layers, self.starts, strict=True):
+            for layer, start, _ in self._placed():
                 bias: Any = layer.module.bias
                 if bias is not None:
                     out[:, start : start + layer.outputs] += bias
@@ -119,16 +133,17 @@ class Group:
         return low
 
     def gradients(self, x: Tensor, low_x: Tensor, d_out: Tensor, low_d: Tensor) -> None:
-        """Adds to each adapter's gradient: x (T, K), low_x = x A' and low_d = dy sB (T, R), d_out (T, N)."""
+        """Adds to each adapter's gradient, which must be there: x (T, K), low_x = x A' and low_d = dy sB (T, R), d_out (T, N)."""
         if not self.rank:
             return
         d_a = _product(low_d[:, : self.rank].T, x)  # (rank, K)
         d_b = _product(d_out.T, low_x[:, : self.rank])  # (N, rank)
-        for layer, start, place in zip(self.layers, self.starts, self.places, strict=True):
+        for layer, start, place in self._placed():
             if layer.lora is not None:
-                r = layer.lora.a.shape[0]
-                _add(layer.lora.a, d_a[place : place + r], 1.0)
-                _add(layer.lora.b, d_b[start : start + layer.outputs, place : place + r], layer.lora.scale)
+                columns = slice(place, place + layer.lora.a.shape[0])
+                assert layer.lora.a.grad is not None and layer.lora.b.grad is not None
+                layer.lora.a.grad += d_a[columns]
+                layer.lora.b.grad.add_(d_b[start : start + layer.outputs, columns], alpha=layer.lora.scale)
 
 
 def roomy(rows: int, width: int, spare: int, like: Tensor) -> Tensor:
@@ -141,10 +156,3 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda and left.dtype != torch.float32:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left @ right
-
-
-def _add(parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:
-    if parameter.grad is None:
-        parameter.grad = torch.mul(gradient, scale, out=torch.empty_like(parameter))
-    else:
-        parameter.grad.add_(gradient, alpha=scale)

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from halfbyte.kernels.reference import Beside
+
 PIECE = 2048  # of a row that is longer than what a program should hold
 
 
@@ -169,7 +171,7 @@ def _swiglu_backward_kernel(gate_up, gate_up_row, d_out, d_out_row, width, BLOCK
     tl.store(out_at, (silu * up).to(raw.dtype), mask=there)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, scale: float, losses: Tensor) -> None:
+def cross_entropy(logits: Tensor, targets: Tensor, scale: Tensor, losses: Tensor) -> None:
     rows, width = logits.shape
     _cross_entropy_kernel[(rows,)](logits, logits.stride(0), targets, scale, losses, WIDTH=width, BLOCK=min(8192, triton.next_power_of_2(width)), num_warps=16)
 
@@ -188,45 +190,79 @@ def _cross_entropy_kernel(logits, logits_row, targets, scale, losses, WIDTH: tl.
         total = total * tl.exp(largest - now) + tl.sum(tl.exp(value - now), 0)
         largest = now
     log_total = largest + tl.log(total)
-    tl.store(losses + row, log_total - tl.load(start + target).to(tl.float32))
+    there = target >= 0
+    wanted = tl.load(start + tl.maximum(target, 0)).to(tl.float32)
+    tl.store(losses + row, tl.where(there, log_total - wanted, 0.0))
+    weight = tl.where(there, tl.load(scale), 0.0)
     tl.debug_barrier()  # the target's logit is read before it is overwritten
     for piece in range(0, WIDTH, BLOCK):
         at = piece + tl.arange(0, BLOCK)
         raw = tl.load(start + at, mask=at < WIDTH, other=float("-inf"))
         gradient = tl.exp(raw.to(tl.float32) - log_total) - tl.where(at == target, 1.0, 0.0)
-        tl.store(start + at, (gradient * scale).to(raw.dtype), mask=at < WIDTH)
+        tl.store(start + at, (gradient * weight).to(raw.dtype), mask=at < WIDTH)
 
 
-def dequantise_nf4(codes: Tensor, scales: Tensor, code: Tensor, out: Tensor, nested: tuple[Tensor, Tensor, Tensor, int] | None = None) -> None:
+def write_adapter(beside: Beside) -> None:
+    a, b = beside.a, beside.b
+    _nf4_kernel[(a.shape[0] + b.shape[0], triton.cdiv(a.shape[1], 64 * BLOCKS))](
+        a, a, a, a, a, a, a, 0, b.shape[0], a.shape[1], 1, a, b, beside.below, beside.below.stride(0), beside.right, beside.right.stride(0), beside.scale,
+        a.shape[0], WEIGHT=False, NESTED=False, BESIDE=True, BLOCKS=BLOCKS, RANK=triton.next_power_of_2(a.shape[0]), num_warps=4, **EXACTLY
+    )  # fmt: skip
+
+
+def dequantise_nf4(
+    codes: Tensor, scales: Tensor, code: Tensor, out: Tensor, nested: tuple[Tensor, Tensor, Tensor, int] | None = None, beside: Beside | None = None
+) -> None:
     rows, width = out.shape
     outer, code2, offset, size = nested if nested is not None else (code, code, code, 1)
-    blocks = 32
-    _nf4_kernel[(rows, triton.cdiv(width, 64 * blocks))](
-        codes, scales, code, outer, code2, offset, out, out.stride(0), width, size, NESTED=nested is not None, BLOCKS=blocks, num_warps=4, **EXACTLY
-    )
+    a, b, below, right, scale = (beside.a, beside.b, beside.below, beside.right, beside.scale) if beside is not None else (code, code, code, code, 1.0)
+    rank = len(a) if beside is not None else 0
+    _nf4_kernel[(rows + rank, triton.cdiv(width, 64 * BLOCKS))](
+        codes, scales, code, outer, code2, offset, out, out.stride(0), rows, width, size, a, b, below, below.stride(0), right, right.stride(0), scale,
+        rank, WEIGHT=True, NESTED=nested is not None, BESIDE=beside is not None, BLOCKS=BLOCKS, RANK=triton.next_power_of_2(max(rank, 1)), num_warps=4,
+        **EXACTLY,
+    )  # fmt: skip
 
 
+BLOCKS = 32
+"""Of 64 weights, that a program writes."""
 EXACTLY: dict[str, Any] = {"enable_fp_fusion": False}
 """bitsandbytes multiplies, rounds, then adds the offset; a fused product would differ in the last digit."""
 
 
 @triton.jit
-def _nf4_kernel(codes, scales, code, outer, code2, offset, out, out_row, width, size, NESTED: tl.constexpr, BLOCKS: tl.constexpr):
+def _nf4_kernel(
+    codes, scales, code, outer, code2, offset, out, out_row, rows, width, size, a, b, below, below_row, right, right_row, scale, rank,
+    WEIGHT: tl.constexpr, NESTED: tl.constexpr, BESIDE: tl.constexpr, BLOCKS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
-    there = block * 64 < width
-    number = row * (width // 64) + block
-    if NESTED:
-        scale = tl.load(code2 + tl.load(scales + number, mask=there, other=0).to(tl.int32))
-        scale = scale * tl.load(outer + number // size, mask=there, other=0.0) + tl.load(offset)
+    first_block = tl.program_id(1) * BLOCKS
+    if row < rows:
+        if WEIGHT:
+            block = first_block + tl.arange(0, BLOCKS)
+            there = block * 64 < width
+            number = row * (width // 64) + block
+            if NESTED:
+                absmax = tl.load(code2 + tl.load(scales + number, mask=there, other=0).to(tl.int32))
+                absmax = absmax * tl.load(outer + number // size, mask=there, other=0.0) + tl.load(offset)
+            else:
+                absmax = tl.load(scales + number, mask=there, other=0.0)
+            pair = number[:, None] * 32 + tl.arange(0, 32)[None, :]
+            two = tl.load(codes + pair, mask=there[:, None], other=0).to(tl.int32)
+            first = tl.load(code + (two >> 4)) * absmax[:, None]
+            second = tl.load(code + (two & 15)) * absmax[:, None]
+            at = (block * 64)[:, None] + tl.arange(0, 64)[None, :]
+            tl.store(out + row * out_row + at, tl.interleave(first, second).to(out.dtype.element_ty), mask=there[:, None])
+        if BESIDE:
+            if first_block == 0:  # noqa: SIM102: BESIDE is settled when the kernel is compiled
+                place = tl.arange(0, RANK)
+                value = tl.load(b + row * rank + place, mask=place < rank, other=0.0)
+                tl.store(right + row * right_row + place, (value * scale).to(right.dtype.element_ty), mask=place < rank)
     else:
-        scale = tl.load(scales + number, mask=there, other=0.0)
-    pair = number[:, None] * 32 + tl.arange(0, 32)[None, :]
-    two = tl.load(codes + pair, mask=there[:, None], other=0).to(tl.int32)
-    first = tl.load(code + (two >> 4)) * scale[:, None]
-    second = tl.load(code + (two & 15)) * scale[:, None]
-    at = (block * 64)[:, None] + tl.arange(0, 64)[None, :]
-    tl.store(out + row * out_row + at, tl.interleave(first, second).to(out.dtype.element_ty), mask=there[:, None])
+        if BESIDE:
+            column = first_block * 64 + tl.arange(0, BLOCKS * 64)
+            value = tl.load(a + (row - rows) * width + column, mask=column < width, other=0.0)
+            tl.store(below + (row - rows) * below_row + column, value.to(below.dtype.element_ty), mask=column < width)
 
 
 def _warps(block: int) -> int:

@@ -5,6 +5,8 @@ written into tensors that the caller owns, because where they lie saves the next
 and rounded once; float32 and float64 stay as they are.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -87,20 +89,43 @@ def swiglu_backward(gate_up: Tensor, d_out: Tensor) -> None:
     d_out.copy_(out)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, scale: float, losses: Tensor) -> None:
-    """losses (T,) = log sum exp(logits) - logits[target], unscaled; logits (T, V) are overwritten with their gradient times `scale`."""
-    wide = _wide(logits)
-    log_probability = wide.log_softmax(-1)
-    losses.copy_(-log_probability.gather(-1, targets[:, None])[:, 0])
+def cross_entropy(logits: Tensor, targets: Tensor, scale: Tensor, losses: Tensor) -> None:
+    """losses (T,) = log sum exp(logits) - logits[target], unscaled; logits (T, V) are overwritten with their gradient times `scale`, ().
+
+    A target below 0 is none: its loss and its gradient are 0.
+    """
+    there = targets >= 0
+    place = targets.clamp(min=0)[:, None]
+    log_probability = _wide(logits).log_softmax(-1)
+    losses.copy_(-log_probability.gather(-1, place)[:, 0] * there)
     gradient = log_probability.exp()
-    gradient.scatter_add_(-1, targets[:, None], gradient.new_full((len(targets), 1), -1.0))
-    logits.copy_(gradient * scale)
+    gradient.scatter_add_(-1, place, gradient.new_full((len(targets), 1), -1.0))
+    logits.copy_(gradient * scale * there[:, None])
 
 
-def dequantise_nf4(codes: Tensor, scales: Tensor, code: Tensor, out: Tensor, nested: tuple[Tensor, Tensor, Tensor, int] | None = None) -> None:
-    """codes (N * K / 2) uint8, the first of two weights in the upper half -> out (N, K) = code[4 bits] * scale of its block.
+@dataclass(frozen=True)
+class Beside:
+    """An adapter that is written beside and below its weight: A (r, K), B (n, r), where they go, and what B is multiplied by."""
 
-    scales (N * K / 64): float32, or with `nested` = (scales2, code2, offset, size) uint8 that stand for code2[scale] * scales2[place // size] + offset.
+    a: Tensor
+    b: Tensor
+    below: Tensor
+    right: Tensor
+    scale: float
+
+
+def write_adapter(beside: Beside) -> None:
+    """below (r, K) = A, right (n, r) = scale * B, each rounded once."""
+    beside.below.copy_(beside.a)
+    beside.right.copy_(beside.b * beside.scale)
+
+
+def dequantise_nf4(
+    codes: Tensor, scales: Tensor, code: Tensor, out: Tensor, nested: tuple[Tensor, Tensor, Tensor, int] | None = None, beside: Beside | None = None
+) -> None:
+    """codes (n * K / 2) uint8, the first of two weights in the upper half -> out (n, K) = code[4 bits] * scale of its block; then write_adapter.
+
+    scales (n * K / 64): float32, or with `nested` = (scales2, code2, offset, size) uint8 that stand for code2[scale] * scales2[place // size] + offset.
     """
     if nested is not None:
         outer, code2, offset, size = nested
@@ -109,6 +134,8 @@ def dequantise_nf4(codes: Tensor, scales: Tensor, code: Tensor, out: Tensor, nes
     flat = codes.flatten().long()
     values = torch.stack((code[flat >> 4], code[flat & 15]), -1).view(-1, BLOCK) * scales[:, None]
     out.copy_(values.view(out.shape))
+    if beside is not None:
+        write_adapter(beside)
 
 
 def _wide(x: Tensor) -> Tensor:
