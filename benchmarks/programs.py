@@ -121,6 +121,36 @@ def ours(given: Given, checkpointing: bool = True) -> "nn.Module":
     return model.train()
 
 
+def fast(given: Given, **how: Any) -> "nn.Module":
+    """halfbyte's fast path: the plain path's model, computed by fast/decoder.py. `how`: what of each layer is kept, and where."""
+    import torch
+
+    from halfbyte.fast.decoder import FastDecoder
+
+    model = ours(given, checkpointing=False)
+    layers = len(model.get_base_model().model.layers)  # type: ignore[operator, union-attr]
+    keep = [how.pop("keep", "all")] * layers
+    if how.pop("away", False):
+        how["parked"] = range(layers - 2)  # those of the last two are wanted at once
+    if "resident" in how:
+        how["resident"] = range(min(layers, how["resident"]))
+    model.fast = FastDecoder(model, torch.bfloat16, keep, **how)  # type: ignore[assignment]
+    return model
+
+
+def fast_step(model: "nn.Module", ids: "Tensor", optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
+    import torch
+
+    from halfbyte.data.batches import Batch
+
+    labels = ids.clone()
+    loss = model.fast.accumulate(Batch(ids, labels, (ids.shape[1],) * ids.shape[0]), 1 / (ids.numel() - len(ids)))  # type: ignore[operator]
+    norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss, norm
+
+
 def hf(given: Given, loader: Any = None) -> "nn.Module":
     """transformers and peft by the book: prepare_model_for_kbit_training, checkpointing."""
     import torch
@@ -191,6 +221,15 @@ class Program:
 PROGRAMS = {
     "ours": Program(ours, "halfbyte's plain path, checkpointing", step=our_step),
     "ours-kept": Program(lambda given: ours(given, checkpointing=False), "halfbyte's plain path, no checkpointing", step=our_step),
+    "fast": Program(lambda given: fast(given, record=True), "halfbyte's fast path, everything kept", step=fast_step),
+    "fast-resident": Program(lambda given: fast(given, record=True, resident=10), "the same, weights of 10 layers kept in 16 bits", step=fast_step),
+    "lean": Program(
+        lambda given: fast(given, keep="attention", away=True, record=True), "halfbyte's fast path, layer inputs and attention results in the computer's memory",
+        step=fast_step,
+    ),
+    "leanest": Program(
+        lambda given: fast(given, keep="input", away=True, record=True, tight=True), "halfbyte's fast path, layer inputs in the computer's memory", step=fast_step
+    ),
     "hf": Program(hf, "transformers + peft, prepare_model_for_kbit_training, checkpointing"),
     "hf-compile": Program(hf_compile, "hf, decoder layers compiled"),
     "liger": Program(liger, "hf, Liger kernels"),

@@ -24,6 +24,8 @@ from halfbyte.fast.layer import Rows, Saved, backward, forward
 from halfbyte.fast.parking import Shelf
 from halfbyte.fast.recorded import Recorder
 
+LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up")
+"""Of Saved, what may wait in the computer's memory."""
 FEW = 256
 """Numbers of supervised tokens are rounded up to a multiple of this where steps are recorded."""
 
@@ -31,8 +33,8 @@ FEW = 256
 class FastDecoder:
     """Of one model with its adapter. Raises Unfit (adopt.py).
 
-    keep: for each layer one of layer.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory
-    (`attention` and `input` only); resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights; record: micro-batches of a
+    keep: for each layer one of layer.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory;
+    resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights; record: micro-batches of a
     shape that comes again are recorded as a CUDA graph.
     """
 
@@ -44,7 +46,7 @@ class FastDecoder:
         layers = self.parts.layers
         self.keep = tuple(keep or ["all"] * len(layers))
         self.parked = frozenset(parked)
-        assert len(self.keep) == len(layers) and all(self.keep[layer] in ("attention", "input") for layer in parked)
+        assert len(self.keep) == len(layers)
         self.device = self.parts.embedding.weight.device
         self.ops = ops_for(self.device)
         groups = [group for layer in layers for group in layer.groups]
@@ -96,13 +98,19 @@ class FastDecoder:
 
     def _park(self, number: int, saved: Saved) -> Saved:
         """What is large goes; attention's sums, a 60th of it, stay."""
-        self.shelf.put(number, [saved.x] if saved.attention is None else [saved.x, saved.attention])
-        return Saved(saved.x.new_empty(0), saved.attention.new_empty(0) if saved.attention is not None else None, saved.kept)
+        names = [name for name in LARGE if getattr(saved, name) is not None]
+        low = sorted(saved.low)
+        self.shelf.put(number, [getattr(saved, name) for name in names] + [saved.low[name] for name in low])
+        empty = saved.x.new_empty(0)
+        return Saved(**dict.fromkeys(names, empty), kept=saved.kept, low=dict.fromkeys(low, empty))
 
     def _unpark(self, number: int, saved: Saved) -> None:
-        saved.x, *rest = self.shelf.take(number)
-        if rest:
-            saved.attention = rest[0]
+        back = iter(self.shelf.take(number))
+        for name in LARGE:
+            if getattr(saved, name) is not None:
+                setattr(saved, name, next(back))
+        for name in sorted(saved.low):
+            saved.low[name] = next(back)
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (T, head_dim / 2) by the model's own module, in float32 at least."""

@@ -23,7 +23,8 @@ class Head:
 
 
 def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, scale: Tensor, spare: int, ops: ModuleType) -> tuple[Tensor, Tensor]:
-    """x (T, D), places (S,) of the rows that are supervised and their targets (S,), below 0 for none -> sum of the losses, and scale * its gradient (T, D + spare)."""
+    """x (T, D), places (S,) of the rows that are supervised and their targets (S,), below 0 for none
+    -> sum of the losses, and scale * its gradient (T, D + spare)."""
     tokens, width = x.shape
     d_x = torch.zeros(tokens, width + spare, dtype=x.dtype, device=x.device)
     total = torch.zeros((), dtype=torch.float32 if x.dtype != torch.float64 else x.dtype, device=x.device)

@@ -162,7 +162,9 @@ def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, first: bool,
     if saved.middle is None:
         saved, normed = _attention_half(layer, saved, rows, buffers, ops)
     d_middle = _mlp_backward(layer, d_out, saved, normed, buffers, ops)
-    assert saved.qkv is not None and saved.attention is not None and saved.kept is not None
+    assert saved.qkv is not None
+    assert saved.attention is not None
+    assert saved.kept is not None
     del normed
 
     d_attention = torch.empty_like(saved.attention)

@@ -141,7 +141,8 @@ class Group:
         for layer, start, place in self._placed():
             if layer.lora is not None:
                 columns = slice(place, place + layer.lora.a.shape[0])
-                assert layer.lora.a.grad is not None and layer.lora.b.grad is not None
+                assert layer.lora.a.grad is not None
+                assert layer.lora.b.grad is not None
                 layer.lora.a.grad += d_a[columns]
                 layer.lora.b.grad.add_(d_b[start : start + layer.outputs, columns], alpha=layer.lora.scale)
 

@@ -6,6 +6,7 @@ since T x 2F passes 2^31 at 75,000 tokens of a 7B shape.
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -218,7 +219,8 @@ def dequantise_nf4(
     a, b, below, right, scale = (beside.a, beside.b, beside.below, beside.right, beside.scale) if beside is not None else (code, code, code, code, 1.0)
     rank = len(a) if beside is not None else 0
     _nf4_kernel[(rows + rank, triton.cdiv(width, 64 * BLOCKS))](
-        codes, scales, code, outer, code2, offset, out, out.stride(0), rows, width, size, a, b, below, below.stride(0), right, right.stride(0), scale,
+        codes.flatten().view(torch.int32), scales, code, outer, code2, offset, out, out.stride(0), rows, width, size, a, b, below, below.stride(0),
+        right, right.stride(0), scale,
         rank, WEIGHT=True, NESTED=nested is not None, BESIDE=beside is not None, BLOCKS=BLOCKS, RANK=triton.next_power_of_2(max(rank, 1)), num_warps=4,
         **EXACTLY,
     )  # fmt: skip
@@ -239,30 +241,28 @@ def _nf4_kernel(
     first_block = tl.program_id(1) * BLOCKS
     if row < rows:
         if WEIGHT:
-            block = first_block + tl.arange(0, BLOCKS)
-            there = block * 64 < width
-            number = row * (width // 64) + block
+            word = first_block * 8 + tl.arange(0, BLOCKS * 8)  # eight weights in 32 bits: four bytes, the first weight in the upper half of the first
+            there = word * 8 < width
+            number = row * (width // 64) + word // 8
             if NESTED:
                 absmax = tl.load(code2 + tl.load(scales + number, mask=there, other=0).to(tl.int32))
                 absmax = absmax * tl.load(outer + number // size, mask=there, other=0.0) + tl.load(offset)
             else:
                 absmax = tl.load(scales + number, mask=there, other=0.0)
-            pair = number[:, None] * 32 + tl.arange(0, 32)[None, :]
-            two = tl.load(codes + pair, mask=there[:, None], other=0).to(tl.int32)
-            first = tl.load(code + (two >> 4)) * absmax[:, None]
-            second = tl.load(code + (two & 15)) * absmax[:, None]
-            at = (block * 64)[:, None] + tl.arange(0, 64)[None, :]
-            tl.store(out + row * out_row + at, tl.interleave(first, second).to(out.dtype.element_ty), mask=there[:, None])
+            eight = tl.load(codes + row * (width // 8) + word, mask=there, other=0)
+            place = tl.arange(0, 8)[None, :]
+            four_bits = (eight[:, None] >> ((place // 2) * 8 + 4 - (place % 2) * 4)) & 15
+            value = tl.load(code + four_bits) * absmax[:, None]
+            tl.store(out + row * out_row + word[:, None] * 8 + place, value.to(out.dtype.element_ty), mask=there[:, None])
         if BESIDE:
-            if first_block == 0:  # noqa: SIM102: BESIDE is settled when the kernel is compiled
-                place = tl.arange(0, RANK)
-                value = tl.load(b + row * rank + place, mask=place < rank, other=0.0)
-                tl.store(right + row * right_row + place, (value * scale).to(right.dtype.element_ty), mask=place < rank)
-    else:
-        if BESIDE:
-            column = first_block * 64 + tl.arange(0, BLOCKS * 64)
-            value = tl.load(a + (row - rows) * width + column, mask=column < width, other=0.0)
-            tl.store(below + (row - rows) * below_row + column, value.to(below.dtype.element_ty), mask=column < width)
+            place_b = tl.arange(0, RANK)
+            there_b = (place_b < rank) & (first_block == 0)
+            value_b = tl.load(b + row * rank + place_b, mask=there_b, other=0.0)
+            tl.store(right + row * right_row + place_b, (value_b * scale).to(right.dtype.element_ty), mask=there_b)
+    elif BESIDE:
+        column = first_block * 64 + tl.arange(0, BLOCKS * 64)
+        value_a = tl.load(a + (row - rows) * width + column, mask=column < width, other=0.0)
+        tl.store(below + (row - rows) * below_row + column, value_a.to(below.dtype.element_ty), mask=column < width)
 
 
 def _warps(block: int) -> int:
