@@ -1,10 +1,11 @@
 """kill -9 at random moments of a run, then a resume: is it always possible, is a completed checkpoint ever lost, is the adapter the same to the bit?
 
-    python benchmarks/kills.py [--n 1000] [--at-once 2] [--path api|loop] [--results FOLDER]
+    python benchmarks/kills.py [--n 1000] [--at-once 2] [--path api|loop|beside] [--results FOLDER]
 
 A toy of 115,000 weights (projections in NF4) with dropout and accumulation, 24 steps, a checkpoint at every second. `api` is the user's way: halfbyte.api.train
 from the file to the report is killed, halfbyte.api.resume goes on to the end (or train starts anew, where the kill came before the run had a
 plan). `loop` is the training loop with its lock, events and checkpoints alone, on a model that is already loaded; it is quicker, for CI.
+`beside` is `loop` with checkpoints that a thread writes beside the steps, as on a GPU.
 Children are forked from a process that has imported everything. The moment is drawn evenly over what an uninterrupted run takes then (measured
 again every 25 kills, since a machine that does other work as well is slower); a child that was done before its kill is drawn again. Each kill is
 a line of kills.jsonl as soon as it is judged, so that a call goes on where an earlier one was stopped. Claim kills-bit-identical, from `api` alone.
@@ -28,6 +29,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def the_user(scratch: Path) -> Subject:
     return Subject(start, go_on, straight(start, scratch))
 
 
-def the_loop(scratch: Path) -> Subject:
+def the_loop(scratch: Path, background: bool = False) -> Subject:
     from toy_training import PAD, adapted, random_rows, toy_plan
     from toys import make_base
 
@@ -102,7 +104,7 @@ def the_loop(scratch: Path) -> Subject:
         with run.locked():
             path, _ = newest_checkpoint(run.checkpoints, RUN)
             hooks = Hooks(None, EventLog(run.events).append)
-            run_training(model, rows, plan, section, 0, PAD, run.checkpoints, hooks, path, run_id=RUN)
+            run_training(model, rows, plan, section, 0, PAD, run.checkpoints, hooks, path, run_id=RUN, background=background)
             run.adapter.mkdir(exist_ok=True)
             save_file({name: tensor.contiguous() for name, tensor in adapter_state(model).items()}, run.adapter / ADAPTER_WEIGHTS)
             run.seal_adapter()
@@ -122,7 +124,7 @@ def the_loop(scratch: Path) -> Subject:
     return Subject(start, go_on, straight(start, scratch))
 
 
-SUBJECTS = {"api": the_user, "loop": the_loop}
+SUBJECTS = {"api": the_user, "loop": the_loop, "beside": partial(the_loop, background=True)}
 
 
 def straight(start: Way, scratch: Path) -> str:

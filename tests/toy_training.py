@@ -131,7 +131,7 @@ def toy_plan(rows: int, section: Train, total: int, eval_steps: int = 4, precisi
 def run_toy(
     folder: Path, checkpoints: Path, rows: list[Tokens], section: Train, plan: Plan, *, adapter: Adapter | None = None, seed: int = 0,
     stop_after: int | None = None, resume_from: Path | None = None, validate: Callable[[], tuple[float, int]] | str | None = "measure",
-    model: nn.Module | None = None, run_id: str | None = None, device: torch.device = CPU,
+    model: nn.Module | None = None, run_id: str | None = None, device: torch.device = CPU, background: bool | None = None,
 ) -> Course:  # fmt: skip
     """run_training on a fresh toy. `stop_after` asks for a stop after that step, as Ctrl-C does; the course is returned all the same."""
     from halfbyte.errors import Interrupted
@@ -151,7 +151,7 @@ def run_toy(
 
     hooks = Hooks(measure if validate == "measure" else validate, course.events.append, stop_asked)
     try:
-        course.outcome = run_training(model, rows, plan, section, seed, PAD, checkpoints, hooks, resume_from, run_id=run_id)
+        course.outcome = run_training(model, rows, plan, section, seed, PAD, checkpoints, hooks, resume_from, run_id=run_id, background=background)
     except Interrupted:
         assert stop_after is not None
     return course

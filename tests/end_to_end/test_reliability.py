@@ -28,10 +28,11 @@ def same_environment(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "cache") if name == "HALFBYTE_CACHE" else "")
 
 
-def test_sixty_kills_lose_nothing(scripts, tmp_path):
-    """kill -9 at a random moment, then a resume to the end: the adapter of the uninterrupted run, to the bit."""
-    found = scripts["kills"].kill_many(scripts["kills"].the_loop, tmp_path / "kills.jsonl", 60, at_once=2)
-    assert len(found) >= 60
+@pytest.mark.parametrize("path", ["loop", "beside"])
+def test_sixty_kills_lose_nothing(scripts, tmp_path, path):
+    """kill -9 at a random moment, then a resume to the end: the adapter of the uninterrupted run, to the bit. Saves before the next step, and beside it."""
+    found = scripts["kills"].kill_many(scripts["kills"].SUBJECTS[path], tmp_path / "kills.jsonl", 30, at_once=2)
+    assert len(found) >= 30
     assert [one for one in found if one["error"] or not one["identical"] or one["lost"] or one["left_over"]] == []
     assert len({one["resumed_from"] for one in found}) >= 5, "the kills came at a few moments only"
 

@@ -17,13 +17,15 @@ from halfbyte.runs.words import size
 
 PIECE = 16 << 20
 """Bytes of one write."""
+COMPARED = 1 << 20
+"""Bytes that are compared at a time: so short that other threads of Python, which waits meanwhile, do not notice."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # A network share may know no sync of a folder; what it promises is then what there is.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 MAKE_ROOM = "make room on the disk, or choose another place"
 
 
-def write_new(file: Path, content: bytes) -> None:
+def write_new(file: Path, content: bytes | memoryview) -> None:
     """A file that must not exist yet; it is on the disk when this returns."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -33,6 +35,18 @@ def write_new(file: Path, content: bytes) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def holds(file: Path, content: memoryview) -> bool:
+    """Whether the file is these bytes, all of them and no more. Reads it in pieces."""
+    left, place = content, bytearray(min(COMPARED, len(content)) + 1)
+    with open(file, "rb", buffering=0) as stream:
+        while read := stream.readinto(place):
+            # As bytes: two of them are compared at once, a memoryview item by item, which takes longer than reading does.
+            if bytes(left[:read]) != bytes(memoryview(place)[:read]):
+                return False
+            left = left[read:]
+    return not left
 
 
 def write_whole(file: Path, given: str | bytes) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file
 
 from halfbyte import __version__
 from halfbyte.errors import IntegrityError, MachineError
 from halfbyte.runs import disk
+from halfbyte.train.layout import lay_out
 
 FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
 MANIFEST = "manifest.json"
@@ -45,23 +45,48 @@ class Checkpoint:
     """The id in run.json, which tells the run from every other; in the manifest too."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A checkpoint as it was at its step, in the bytes of its files: training may go on while they are written."""
+
+    step: int
+    run: str | None
+    files: dict[str, memoryview]
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        return load(bytes(self.files[FILES[0]]))
+
+
+def picture_of(step: int, checkpoint: Checkpoint) -> Picture:
+    """Copies every tensor, so it is for the thread that trains; nothing in it changes afterwards."""
+    tensors, plain = _flatten(checkpoint.optimizer)
+    state = {**checkpoint.state, "step": step, "optimizer": plain, "run": checkpoint.run}
+    contents = lay_out(checkpoint.adapter), lay_out(tensors), memoryview(json.dumps(state, indent=1).encode("utf-8"))
+    return Picture(step, checkpoint.run, dict(zip(FILES, contents, strict=True)))
+
+
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Writes `folder/step-N` and reads it back; an older one of the same step goes only then. Raises MachineError, and leaves what was there."""
+    """Both at once: picture_of and write_picture."""
+    return write_picture(folder, picture_of(step, checkpoint))
+
+
+def write_picture(folder: Path, picture: Picture) -> Path:
+    """Writes `folder/step-N` and reads it back; an older one of the same step goes only then. Raises MachineError, and leaves what was there.
+
+    Touches nothing but the disk, so a thread of its own may do it (keeper.py).
+    """
+    step, contents = picture.step, picture.files
     final, aside = folder / f"step-{step}", folder / f".step-{step}.tmp-{secrets.token_hex(4)}"
-    needs = 0
+    needs = sum(map(len, contents.values()))
     try:
-        contents = _as_files(step, checkpoint)
-        needs = sum(map(len, contents.values()))
         if not folder.is_dir():
             disk.make_folder(folder)
         tidy(folder)
         disk.make_folder(aside)
-        _write(aside, step, checkpoint.run, contents)
+        _write(aside, step, picture.run, contents)
         path = final.with_name(final.name + NEW) if final.exists() else final
         disk.rename(aside, path)
         _check_written(path, contents)
-    except SafetensorError as error:
-        raise MachineError(f"{final}: cannot be saved: {error}") from error
     except OSError as error:
         disk.try_to_remove(aside)
         seen = f"{final}: cannot be saved: {disk.reason(error, folder, needs)}"
@@ -167,14 +192,7 @@ def bytes_of(trainable: int, optimizer: str) -> int:
     return trainable * (4 + (2 if "8bit" in optimizer else 8)) + (1 << 20)
 
 
-def _as_files(step: int, checkpoint: Checkpoint) -> dict[str, bytes]:
-    tensors, plain = _flatten(checkpoint.optimizer)
-    state = {**checkpoint.state, "step": step, "optimizer": plain, "run": checkpoint.run}
-    adapter = {name: tensor.detach().contiguous().cpu() for name, tensor in checkpoint.adapter.items()}
-    return dict(zip(FILES, (save(adapter), save(tensors), json.dumps(state, indent=1).encode("utf-8")), strict=True))
-
-
-def _write(aside: Path, step: int, run: str | None, contents: dict[str, bytes]) -> None:
+def _write(aside: Path, step: int, run: str | None, contents: dict[str, memoryview]) -> None:
     """The manifest last: without it the folder is nothing. Files are hashed while the disk is busy."""
     with ThreadPoolExecutor(1) as beside:
         hashes = {name: beside.submit(_digest, content) for name, content in contents.items()}
@@ -191,16 +209,10 @@ def _manifest_text(body: dict[str, Any]) -> bytes:
     return json.dumps({**body, "sha256": digest}, indent=1).encode("utf-8")
 
 
-def _check_written(path: Path, contents: dict[str, bytes]) -> None:
+def _check_written(path: Path, contents: dict[str, memoryview]) -> None:
     """What the disk gives back is what was meant, byte for byte. Raises OSError."""
     for name, content in contents.items():
-        left = memoryview(content)
-        with open(path / name, "rb") as stream:
-            while piece := stream.read(disk.PIECE):
-                if piece != left[: len(piece)]:
-                    break
-                left = left[len(piece) :]
-        if left or piece:
+        if not disk.holds(path / name, content):
             disk.try_to_remove(path, first=MANIFEST)
             raise OSError(f"{name} reads back other than it was written")
 
@@ -223,7 +235,7 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[s
             if isinstance(value, dict):
                 walk(value, f"{above}{name}.")
             elif isinstance(value, torch.Tensor):
-                tensors[f"{above}{name}"] = value.detach().to("cpu", copy=True).contiguous()
+                tensors[f"{above}{name}"] = value
             else:
                 values[f"{above}{name}"] = value
 
@@ -242,7 +254,7 @@ def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[
     return {"state": state, "param_groups": plain["groups"]}
 
 
-def _digest(content: bytes) -> str:
+def _digest(content: memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 

@@ -68,11 +68,12 @@ class Hooks:
 
 def run_training(
     model: "PeftModel", rows: Sequence[Tokens], plan: Plan, section: Train, seed: int, pad_id: int, checkpoints: Path, hooks: Hooks,
-    resume_from: Path | None = None, labels_expected: str | None = None, run_id: str | None = None,
+    resume_from: Path | None = None, labels_expected: str | None = None, run_id: str | None = None, background: bool | None = None,
 ) -> Outcome:  # fmt: skip
     """Trains until the plan's last step, until early stopping, or until a stop is asked for (raises Interrupted, resumable).
 
-    `run_id` goes into every checkpoint; those of another run are refused.
+    `run_id` goes into every checkpoint; those of another run are refused. `background`: whether checkpoints are written beside the steps (keeper.py);
+    None: on a GPU they are.
     Raises IntegrityError when what the first epoch trained on is not what `labels_expected`, the fingerprint of the preview, says.
     """
     device = next(model.parameters()).device
@@ -85,21 +86,18 @@ def run_training(
     if resume_from is not None:
         progress = _restore(load_checkpoint(resume_from, run_id), model, optimizer, scaler)
         hooks.log({"event": "resume", "step": progress.step})
-    keeper = Keeper(checkpoints, section.keep_checkpoints, lambda said: hooks.log({"event": "note", "message": said}), run_id)
-    saved_at = progress.step if resume_from else -1
-    unsaved_best: dict[str, torch.Tensor] = {}
+    keeper = Keeper(
+        checkpoints, section.keep_checkpoints, lambda said: hooks.log({"event": "note", "message": said}), run_id,
+        background=device.type == "cuda" if background is None else background, on_saved=lambda saved: hooks.log({
+            "event": "checkpoint", "step": saved.step, "path": f"{checkpoints.name}/{saved.path.name}", "seconds": round(saved.seconds, 3),
+            "waited": round(saved.waited, 3),
+        }),
+    )  # fmt: skip
+    if resume_from is not None:
+        keeper.saved_step = progress.step
 
-    def save(insist: bool = False) -> None:
-        nonlocal saved_at, unsaved_best
-        started = time.monotonic()
-        write = keeper.insist if insist else keeper.save
-        path = write(progress.step, lambda: _freeze(model, optimizer, scaler, progress, run_id), progress.best_step)
-        if path is not None:
-            took = round(time.monotonic() - started, 3)
-            hooks.log({"event": "checkpoint", "step": progress.step, "path": f"{checkpoints.name}/{path.name}", "seconds": took})
-            saved_at = progress.step
-        if progress.best_step == progress.step:
-            unsaved_best = {name: tensor.detach().cpu().clone() for name, tensor in adapter_state(model).items()} if path is None else {}
+    def freeze() -> Checkpoint:
+        return _freeze(model, optimizer, scaler, progress, run_id)
 
     def validate() -> None:
         if hooks.validate is None:
@@ -116,58 +114,62 @@ def run_training(
     def given_up() -> bool:
         return section.early_stopping_patience is not None and progress.since_best >= section.early_stopping_patience
 
-    if resume_from is None:
-        validate()
-    model.train()
-    isolated = False
-    began = time.monotonic() - progress.seconds
-    while progress.step < plan.total_steps and not given_up():
-        epoch, done = divmod(progress.step, plan.steps_per_epoch)
-        at_a_time, times = room.computing.micro_batch_size, room.computing.gradient_accumulation_steps
-        for batches in epoch_steps(rows, at_a_time, times, pad_id, seed, epoch, done):
-            step = progress.step + 1
-            if not isolated and any(batch.positions is not None for batch in batches):
-                check_isolation(model, dtype)
-                isolated = True
-            rate = learning_rate_at(step, section.learning_rate, section.schedule, plan.warmup_steps, plan.total_steps)
-            set_learning_rate(optimizer, rate)
-            started = time.monotonic()
-            result = room.attempt(step, batches, lambda batches: train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler))
-            if result is None:  # memory ran out: the same step again, computed in less
-                break
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            took = time.monotonic() - started
-            progress.step, progress.seconds = step, time.monotonic() - began
-            if result.skipped:
-                reason = f"a float16 gradient overflowed; the loss is scaled by {scaler.get_scale():g} from here on"
-                hooks.log({"event": "skipped", "step": step, "reason": reason})
-            hooks.log({
-                "event": "step", "step": step, "epoch": round(step / plan.steps_per_epoch, 4), "rows": rows_digest(batches), "loss": result.loss,
-                "learning_rate": rate, "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
-                "tokens": result.tokens, "supervised": result.supervised, "tokens_per_second": round(result.tokens / took, 1),
-                "seconds": round(progress.seconds, 3), "peak_bytes": peak_bytes(device.type),
-            })  # fmt: skip
-            if epoch == 0:
-                _count_labels(progress, batches)
-            if step == plan.steps_per_epoch:
-                _compare_labels(progress, labels_expected, hooks)
-            last = step == plan.total_steps
-            if step % plan.eval_steps == 0 or last:
-                validate()
-                save()
-            if last or given_up():
-                break
-            if hooks.stop_asked():
-                if saved_at != step:
-                    save(insist=True)
-                hooks.log({"event": "interrupted", "step": step})
-                raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
-    if saved_at != progress.step > 0:  # the last save failed, or was not due after others that failed
-        save(insist=True)
-    if progress.step < plan.steps_per_epoch:  # nothing to compare: not every document was seen
-        hooks.log({"event": "labels", "rows": progress.documents, "sha256": progress.labels, "same_as_preview": None})
-    _take_best(model, checkpoints, progress, hooks, unsaved_best, run_id)
+    with keeper:  # a save that is under way ends before the run does, however that ends
+        if resume_from is None:
+            validate()
+        model.train()
+        isolated = False
+        began = time.monotonic() - progress.seconds
+        while progress.step < plan.total_steps and not given_up():
+            epoch, done = divmod(progress.step, plan.steps_per_epoch)
+            at_a_time, times = room.computing.micro_batch_size, room.computing.gradient_accumulation_steps
+            for batches in epoch_steps(rows, at_a_time, times, pad_id, seed, epoch, done):
+                step = progress.step + 1
+                if not isolated and any(batch.positions is not None for batch in batches):
+                    check_isolation(model, dtype)
+                    isolated = True
+                rate = learning_rate_at(step, section.learning_rate, section.schedule, plan.warmup_steps, plan.total_steps)
+                set_learning_rate(optimizer, rate)
+                started = time.monotonic()
+                result = room.attempt(step, batches, lambda batches: train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler))
+                if result is None:  # memory ran out: the same step again, computed in less
+                    break
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                took = time.monotonic() - started
+                progress.step, progress.seconds = step, time.monotonic() - began
+                if result.skipped:
+                    reason = f"a float16 gradient overflowed; the loss is scaled by {scaler.get_scale():g} from here on"
+                    hooks.log({"event": "skipped", "step": step, "reason": reason})
+                hooks.log({
+                    "event": "step", "step": step, "epoch": round(step / plan.steps_per_epoch, 4), "rows": rows_digest(batches), "loss": result.loss,
+                    "learning_rate": rate, "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+                    "tokens": result.tokens, "supervised": result.supervised, "tokens_per_second": round(result.tokens / took, 1),
+                    "seconds": round(progress.seconds, 3), "peak_bytes": peak_bytes(device.type),
+                })  # fmt: skip
+                if epoch == 0:
+                    _count_labels(progress, batches)
+                if step == plan.steps_per_epoch:
+                    _compare_labels(progress, labels_expected, hooks)
+                keeper.settle(waiting=False)
+                last = step == plan.total_steps
+                if step % plan.eval_steps == 0 or last:
+                    validate()
+                    keeper.save(step, freeze, progress.best_step)
+                if last or given_up():
+                    break
+                if hooks.stop_asked():
+                    keeper.settle()
+                    if keeper.saved_step != step:
+                        keeper.insist(step, freeze, progress.best_step)
+                    hooks.log({"event": "interrupted", "step": step})
+                    raise Interrupted(f"stopped after step {step} of {plan.total_steps}; saved {checkpoints.name}/step-{step}")
+        keeper.settle()
+        if keeper.saved_step != progress.step > 0:  # the last save failed, or was not due after others that failed
+            keeper.insist(progress.step, freeze, progress.best_step)
+        if progress.step < plan.steps_per_epoch:  # nothing to compare: not every document was seen
+            hooks.log({"event": "labels", "rows": progress.documents, "sha256": progress.labels, "same_as_preview": None})
+        _take_best(model, checkpoints, progress, hooks, keeper.unsaved_best, run_id)
     stopped = "finished" if progress.step >= plan.total_steps else "early stopping"
     return Outcome(progress.step, progress.best_step, stopped, progress.seconds)
 

@@ -112,3 +112,14 @@ def test_an_event_that_does_not_fit_leaves_no_half_line(tmp_path, monkeypatch):
         with pytest.raises(MachineError, match=r"events\.jsonl: cannot be written: disk full: needs \d+ B"):
             log.append({"event": "step", "step": 2})
     assert log.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 1, disk.COMPARED, disk.COMPARED + 1, 2 * disk.COMPARED + 7])
+def test_a_file_holds_the_bytes_that_were_meant_and_no_others(tmp_path, size):
+    file, meant = tmp_path / "file", bytes(number % 251 for number in range(size))
+    file.write_bytes(meant)
+    assert disk.holds(file, memoryview(meant))
+    others = [meant + b"?", meant[:-1], meant[:-1] + b"?", b"?" + meant[1:]] if size else [b"?"]
+    for other in others:
+        file.write_bytes(other)
+        assert not disk.holds(file, memoryview(meant))

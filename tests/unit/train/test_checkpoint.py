@@ -231,7 +231,7 @@ def test_what_the_disk_gives_back_is_compared(tmp_path, monkeypatch):
     real = disk.write_new
 
     def lossy(file, given):
-        real(file, given[:-1] + b"?" if file.name == FILES[1] else given)
+        real(file, bytes(given[:-1]) + b"?" if file.name == FILES[1] else given)
 
     monkeypatch.setattr(disk, "write_new", lossy)
     with pytest.raises(MachineError, match="reads back other than it was written"):

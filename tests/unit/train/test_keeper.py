@@ -141,3 +141,13 @@ def test_a_new_keeper_clears_what_a_killed_one_left(tmp_path, said):
     (tmp_path / ".best.0f.part").write_text("st")
     Keeper(tmp_path, 1, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-1"]
+
+
+def test_what_this_process_saved_is_not_read_again_to_be_removed(tmp_path, said, monkeypatch):
+    """Each is read back once, when it is written. Guards against a prune that hashed half a gigabyte at every save, to see whose it was."""
+    read = []
+    monkeypatch.setattr("halfbyte.train.keeper.verify_checkpoint", lambda path, run=None: read.append(path))
+    keeper = Keeper(tmp_path, 1, said.append, "b" * 32)
+    for step in range(1, 5):
+        keeper.save(step, lambda step=step: content(step, run="b" * 32), None)
+    assert (read, steps(tmp_path)) == ([], [4])
