@@ -41,7 +41,7 @@ from halfbyte import api
 from halfbyte.recipe.load import parse_recipe
 from halfbyte.recipe.schema import Adapter, Train
 from halfbyte.runs.events import EventLog
-from halfbyte.runs.folder import ADAPTER_WEIGHTS, RunFolder, create_run
+from halfbyte.runs.folder import ADAPTER_WEIGHTS, RunFolder, new_run
 from halfbyte.train.checkpoint import newest_checkpoint
 from halfbyte.train.loop import Hooks, run_training
 
@@ -110,8 +110,8 @@ def the_loop(scratch: Path, background: bool = False) -> Subject:
             run.seal_adapter()
 
     def start(runs: Path) -> None:
-        run = create_run(runs, "toy")
-        run.write_plan({})
+        with new_run(runs, "toy") as run:
+            run.write_plan({})
         train(run)
 
     def go_on(runs: Path) -> None:

@@ -12,7 +12,7 @@ from halfbyte.errors import DataError, HalfbyteError, RecipeError
 from halfbyte.recipe.load import folder_name, load_recipe, parse_recipe
 from halfbyte.runs import disk
 from halfbyte.runs.disk import write_whole
-from halfbyte.runs.folder import create_run, open_run
+from halfbyte.runs.folder import new_run, open_run
 
 RECIPE = "data: {path: a.txt, kind: text}\n"
 TRAVERSALS = [
@@ -116,7 +116,8 @@ def test_the_name_that_a_file_gives_stays_in_the_folder(name, tmp_path):
     made = folder_name(name)
     assert parse_recipe(RECIPE, "a.yaml", [], default_name=name).recipe.name == made
     assert (tmp_path / made).resolve().parent == tmp_path.resolve()
-    assert create_run(tmp_path, made).path.parent == tmp_path
+    with new_run(tmp_path, made) as run:
+        assert run.path.parent == tmp_path
 
 
 def _yaml(name: str) -> str:
@@ -132,7 +133,8 @@ def test_a_link_in_the_place_of_a_run_is_passed_over(tmp_path):
     runs.mkdir()
     (runs / "toy").symlink_to(elsewhere)
     (runs / "toy-2").symlink_to(tmp_path / "nowhere")
-    assert create_run(runs, "toy").path == runs / "toy-3"
+    with new_run(runs, "toy") as run:
+        assert run.path == runs / "toy-3"
     assert not list(elsewhere.iterdir())
     assert not (tmp_path / "nowhere").exists()
 

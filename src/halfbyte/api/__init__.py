@@ -81,7 +81,7 @@ from halfbyte.recipe.schema import Recipe
 from halfbyte.recipe.settings import settings_of
 from halfbyte.runs.disk import told, write_whole
 from halfbyte.runs.events import Event, EventLog
-from halfbyte.runs.folder import RunFolder, create_run, open_run, read_report
+from halfbyte.runs.folder import RunFolder, new_run, open_run, read_report
 from halfbyte.runs.goodbye import tell_ending, tell_unended
 from halfbyte.runs.manifest import SETTLED, read_manifest
 from halfbyte.runs.report import read_events, write_report
@@ -183,12 +183,12 @@ def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan:
 
 def _begin(planned: Planned, loaded: Loaded, runs: Path, listener: Listener | None, on_plan: OnPlan | None, command: str) -> RunFolder:
     """In a new folder."""
-    run = create_run(runs, loaded.recipe.name)
-    write_whole(run.recipe, loaded.text)
-    write_whole(run.path / "recipe.resolved.yaml", _resolved(loaded.recipe))
-    settled = _settled(planned)
-    begin_manifest(run, planned, settled)
-    run.write_plan(settled)
+    with new_run(runs, loaded.recipe.name) as run:
+        write_whole(run.recipe, loaded.text)
+        write_whole(run.path / "recipe.resolved.yaml", _resolved(loaded.recipe))
+        settled = _settled(planned)
+        begin_manifest(run, planned, settled)
+        run.write_plan(settled)
     if on_plan:
         on_plan(planned, run)
     _run(planned, run, listener, resume_from=None, command=command, passed_over=_unended_before(run, loaded.recipe.name))

@@ -1,4 +1,4 @@
-"""The run folder: where a run's files are. A new run gets a new folder; nothing is written over.
+"""The run folder: where a run's files are. A new run gets a new folder; nothing is written over but what was killed before it had a plan.
 
 runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what happened)
             adapter/ (peft format)   checkpoints/step-N/      report.html  report.json
@@ -7,8 +7,9 @@ runs/NAME/  recipe.yaml (as asked)   plan.json (as decided)   events.jsonl (what
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from typing import Any
 from halfbyte.errors import DataError, IntegrityError, MachineError
 from halfbyte.redaction import hide_in
 from halfbyte.runs.disk import clear_left_overs, write_whole
+from halfbyte.runs.lock import FILE as LOCK
 from halfbyte.runs.lock import Holder, locked
-from halfbyte.runs.manifest import OF_THE_PLAN
+from halfbyte.runs.manifest import MANIFEST, OF_THE_PLAN
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # What is read back out of plan.json stays as it was settled: a path that looks like a token is a path. The rest is told to people.
 READ_BACK = ("base", "computing", *OF_THE_PLAN)
+# All that a train writes before plan.json, whole or cut off in runs/disk.py.
+BEFORE_THE_PLAN = (LOCK, "recipe.yaml", "recipe.resolved.yaml", MANIFEST)
+UNFINISHED = re.compile(r"\.(recipe\.yaml|recipe\.resolved\.yaml|run\.json|plan\.json)\.[0-9a-f]{8}\.part")
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,19 @@ class RunFolder:
         write_whole(self.plan, json.dumps(hide_in(plan) | read_back, indent=1, ensure_ascii=False) + "\n")
 
 
-def create_run(runs: Path, name: str) -> RunFolder:
-    """runs/NAME, or NAME-2, NAME-3 ... where that exists."""
+@contextmanager
+def new_run(runs: Path, name: str) -> Iterator[RunFolder]:
+    """runs/NAME, or NAME-2, NAME-3 ... where that exists. Locked until what is done inside, which ends with the plan, is done.
+
+    A folder without a plan is no run: a train that was killed as it began has left it. It is emptied and taken, where nobody holds its lock and
+    nothing but what a train writes up to its plan lies there.
+    """
+    with ExitStack() as held:
+        yield RunFolder(_claim(runs, name, held))
+
+
+def _claim(runs: Path, name: str, held: ExitStack) -> Path:
+    """The lock goes into `held`."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
@@ -96,11 +112,32 @@ def create_run(runs: Path, name: str) -> RunFolder:
             try:
                 path.mkdir()
             except FileExistsError:
-                continue
-            return RunFolder(path)
+                if not _is_stub(path):
+                    continue
+            with ExitStack() as lock:
+                try:
+                    lock.enter_context(locked(path))
+                except DataError:  # another train has it
+                    continue
+                if not _is_stub(path):  # another train had it, and has let go since it was looked at
+                    continue
+                for left in path.iterdir():
+                    if left.name != LOCK:
+                        os.unlink(left)
+                held.enter_context(lock.pop_all())
+                return path
     except OSError as error:
         raise MachineError(f"{runs}: cannot be written to: {error.strerror}", hint="choose another folder with --runs") from error
     raise MachineError(f"{runs}: ten thousand runs are called {name}", hint="give the recipe another name")
+
+
+def _is_stub(path: Path) -> bool:
+    """Empty, or with the lock of a train and nothing that it does not write before the plan is there. What lies beside it is somebody's."""
+    if path.is_symlink() or not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return False
+    there = {inner.name: inner for inner in path.iterdir()}
+    ours = all((name in BEFORE_THE_PLAN or UNFINISHED.fullmatch(name)) and inner.is_file() and not inner.is_symlink() for name, inner in there.items())
+    return ours and (not there or LOCK in there)
 
 
 def open_run(path: Path) -> RunFolder:

@@ -39,9 +39,9 @@ def write_report(run: Path) -> dict[str, Any]:
     report = summarise(log, plan, folder) | kept_files(run, plan)
     report["verdict"] = judge(report)
     report["notes"] = plan_notes + notes + log.notes
-    write_whole(run / "report.json", as_json(report))
     write_whole(run / "report.html", page(report, folder))
     write_whole(run / "report.md", markdown(report, folder))
+    write_whole(run / "report.json", as_json(report))  # the last: it says whether the run is finished, and a finished run is not written to again
     return report
 
 

@@ -26,7 +26,7 @@ from halfbyte.generate.prompts import answer_marks
 from halfbyte.recipe.load import dump_recipe, parse_recipe
 from halfbyte.recipe.schema import Adapter, ChatData, FileData, Recipe, Train
 from halfbyte.runs import trackers
-from halfbyte.runs.folder import create_run
+from halfbyte.runs.folder import new_run
 from toy_training import adapted, random_rows, run_toy, toy_plan
 from toys import make_base
 
@@ -177,7 +177,8 @@ def in_promises(place, words):
 
 
 def in_the_folder(place, words):
-    return create_run(Path(tempfile.mkdtemp(dir=place)), recipe_of(place, words).recipe.name).path.name
+    with new_run(Path(tempfile.mkdtemp(dir=place)), recipe_of(place, words).recipe.name) as run:
+        return run.path.name
 
 
 def in_trackers(place, words):

@@ -12,7 +12,7 @@ import pytest
 
 from halfbyte.errors import DataError, MachineError
 from halfbyte.runs import lock
-from halfbyte.runs.folder import create_run
+from halfbyte.runs.folder import new_run
 from halfbyte.runs.lock import FILE, locked, this_process
 
 HOLD = """
@@ -117,7 +117,8 @@ def test_where_no_lock_can_be_written_it_is_one_line(tmp_path):
 
 
 def test_the_first_to_come_clears_away_what_a_killed_run_left(tmp_path):
-    run = create_run(tmp_path, "toy")
+    with new_run(tmp_path, "toy") as run:
+        pass
     run.checkpoints.mkdir()
     for left in (run.path / ".report.json.0a.part", run.checkpoints / ".latest.0a.part"):
         left.write_text("half")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from halfbyte.errors import DataError
+from halfbyte.runs import report as reports
 from halfbyte.runs.report import write_report
 from toy_runs import RUNS, SHA, write_run
 
@@ -516,3 +517,12 @@ def test_whatever_stands_in_a_figure_gives_a_report(tmp_path):
             inner[key] = chance.choice(junk)
             (run / "events.jsonl").write_text("\n".join(map(json.dumps, events)) + "\n", encoding="utf-8")
             assert write_report(run)["verdict"]["title"]
+
+
+def test_the_report_that_says_finished_is_the_last(tmp_path, monkeypatch):
+    """Guards against a kill between the reports: a finished run is never written to again, so a report.md that was missing then stayed so."""
+    written, real = [], reports.write_whole
+    monkeypatch.setattr(reports, "write_whole", lambda file, content: (written.append(file.name), real(file, content)))
+    write_report(RUNS["text"](tmp_path))
+    assert sorted(written) == ["report.html", "report.json", "report.md"]
+    assert written[-1] == "report.json"
