@@ -52,6 +52,10 @@ def make_model(kind: str = "mistral", seed: int = 0, **changes):
             "multi_query": True, "parallel_attn": True, "alibi": False, "bias": False, "new_decoder_architecture": False,
             "max_position_embeddings": 512, "ffn_hidden_size": 128, **shared, **changes,
         }),
+        "gemma3n": lambda: t.Gemma3nTextConfig(**{
+            **llama, "vocab_size_per_layer_input": VOCABULARY, "head_dim": 32, "hidden_size_per_layer_input": 64, "laurel_rank": 16, "num_kv_shared_layers": 0,
+            "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"], "activation_sparsity_pattern": [0.0] * 2, **changes,
+        }),
         "mixtral": lambda: t.MixtralConfig(**{"num_local_experts": 4, **llama, **changes}),
     }  # fmt: skip
     torch.manual_seed(seed)

@@ -207,7 +207,7 @@ def first_steps(trial: Trial) -> str:
         dead = [name for name in trial.trained if name not in alive and name not in idle]
         if dead:
             seen = f"{len(dead)} of {len(trial.trained)} tensors of the adapter have no gradient after two steps, the first is {dead[0]}"
-            raise Refuted(seen, "what stands between it and the loss passes no gradient on", "look at adapter.target_modules and train.gradient_checkpointing")
+            raise Refuted(seen, *_why_dead(trial, dead))
         still = [name for name, one in trial.trained.items() if name not in idle and torch.equal(one.detach().cpu(), trial.values[name])]
         if still:
             seen = f"{len(still)} of {len(trial.trained)} tensors of the adapter did not move in two steps, the first is {still[0]}"
@@ -292,6 +292,41 @@ def _idle(trial: Trial, ran: set[str], alive: set[str]) -> set[str]:
         if rests or OF_AN_EXPERT.sub(r"\1.*.", name) in experts:
             idle.add(name)
     return idle
+
+
+def _why_dead(trial: Trial, dead: list[str]) -> tuple[str, str]:
+    """Cause and mend. A base that was never trained may multiply what goes into a module by zeros, as Gemma 3n does before its weights are learned: an
+    adapter on it could never learn, for the base is frozen."""
+    given: dict[str, bool] = {}
+
+    def hook_for(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any) -> None:
+            given[name] = given.get(name, False) or not inputs or not inputs[0].is_floating_point() or bool(inputs[0].any())
+
+        return look
+
+    owners = list(dict.fromkeys(_owner(name) for name in dead))
+    hooks = [trial.model.get_submodule(owner).register_forward_pre_hook(hook_for(owner)) for owner in owners]
+    try:
+        trial.alone(trial.rows[-1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    starved = [owner for owner in owners if not given.get(owner, True)]
+    if not starved:
+        return "what stands between it and the loss passes no gradient on", "look at adapter.target_modules and train.gradient_checkpointing"
+    names = {id(module): name for name, module in trial.model.named_modules()}
+    layer = next((layer for layer in trial.layers if starved[0].startswith(f"{names[id(layer)]}.")), trial.model)
+    zeros = [
+        name for name, one in layer.named_parameters()
+        if not one.requires_grad and one.is_floating_point() and one.device.type != "meta" and not name.endswith("bias") and not bool(one.any())
+    ]  # fmt: skip
+    because = f", as {zeros[0]} of its layer is" if zeros else ""
+    modules = ", ".join(sorted({owner.rpartition(".")[2] for owner in owners}))
+    return (
+        f"{starved[0].removeprefix('base_model.model.')} is given zeros alone{because}",
+        f"give a base that was trained, or adapter.target_modules without {modules}",
+    )
 
 
 def not_finite(trial: Trial) -> str:

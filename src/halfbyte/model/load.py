@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # A load that quantises less of the decoder's projections than this was not what was asked for.
 SMALLEST_4BIT_SHARE = 0.99
 ELEMENTS_AT_ONCE = 2**22
+# Gemma 3n clamps the first of these in place in every pass of training, which 4-bit data do not bear; both are a few hundred numbers a layer.
+WHOLE = {kind: ["lm_head", "prediction_coefs", "correction_coefs"] for kind in ("gemma3n", "gemma3n_text")}
+"""By model_type, what is left out of the 4 bits; elsewhere it is the head, as transformers decides."""
 MOST_WITHOUT_ROW = 16
 """Special tokens beyond the embedding: more are another model's."""
 
@@ -118,8 +121,9 @@ def load_base(base: Base, quant: NF4 | FP4 | NoQuant, precision: str, device: to
         check_bitsandbytes()
     if base.quantization is None and quant.kind != "none":
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=quant.kind, bnb_4bit_use_double_quant=quant.double_quant, bnb_4bit_compute_dtype=dtype
-        )
+            load_in_4bit=True, bnb_4bit_quant_type=quant.kind, bnb_4bit_use_double_quant=quant.double_quant, bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=WHOLE.get(str(base.config.get("model_type"))),
+        )  # fmt: skip
     vet_hub_files(base)
     try:
         with falcon_linears_are_linears(), quiet_loading():

@@ -554,6 +554,22 @@ def test_adapters_that_no_row_reaches_are_told_and_no_fault(subjects, monkeypatc
     assert found.passed is False, "a layer that is left out is a fault"
 
 
+def test_a_base_that_was_never_trained_is_told_as_the_cause(tmp_path):
+    """A new Gemma 3n multiplies by zeros what goes into some modules (correct_output_scale), so that their adapters could never learn; a trained one does not.
+
+    In 4 bits, as by default: of its coefficients that are clamped in place in every pass of training none may be.
+    """
+    subject = make_subject(tmp_path / "new", "gemma3n")
+    found = proof_of("first steps", subject)
+    assert found.passed is False
+    assert found.likely == "model.layers.0.per_layer_input_gate is given zeros alone, as altup.correct_output_scale of its layer is"
+    assert found.hint.endswith("adapter.target_modules without per_layer_input_gate, per_layer_model_projection, per_layer_projection")
+    for name, parameter in subject.model.named_parameters():
+        if name.endswith("correct_output_scale"):
+            parameter.data.fill_(1)
+    assert [proof.told for proof in preflight.prove(subject) if proof.passed is False] == []
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_scale_of_its_adapter(tmp_path):
     before = make_subject(tmp_path / "before", words=["adapter.r=2", "adapter.alpha=32"])
