@@ -4,7 +4,11 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,6 +98,36 @@ def check_bitsandbytes() -> None:
     # At import it reports an optional kernel that it did not find; nothing depends on it.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     try:
-        import bitsandbytes  # noqa: F401
+        with compiled_when_called():
+            import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         raise MachineError(f"bitsandbytes cannot be loaded: {error}", hint="pip install bitsandbytes, or train without 4 bits: quant.kind=none") from error
+
+
+@contextmanager
+def compiled_when_called() -> Iterator[None]:
+    """Inside, what is handed to torch.compile is compiled when it is first called.
+
+    bitsandbytes hands it four functions while it is imported, for machines without kernels of its own; for that torch reads in the whole of its
+    compiler, a second and a half of every command.
+    """
+    compile_now = torch.compile
+
+    def later(model: Any = None, **options: Any) -> Any:
+        if model is None:
+            return compile_now(None, **options)
+        compiled: list[Any] = []
+
+        @wraps(model)
+        def call(*given: Any, **named: Any) -> Any:
+            if not compiled:
+                compiled.append(compile_now(model, **options))
+            return compiled[0](*given, **named)
+
+        return call
+
+    torch.compile = later  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compile_now  # type: ignore[assignment]

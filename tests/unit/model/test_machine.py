@@ -1,9 +1,12 @@
 """What is counted as free on a GPU, and as the driver's."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from halfbyte.model.machine import CONTEXT_BYTES, MOST_DRIVER_BYTES, driver_bytes, free_bytes
+from halfbyte.model.machine import CONTEXT_BYTES, MOST_DRIVER_BYTES, compiled_when_called, driver_bytes, free_bytes
 
 GB = 10**9
 
@@ -37,3 +40,26 @@ def test_what_other_programs_take_is_not_free(gpu):
     assert driver_bytes() == MOST_DRIVER_BYTES
     gpu(23 * GB, 0, 0)
     assert driver_bytes() == 1 * GB
+
+
+def test_the_compiler_is_not_read_in_for_what_is_never_compiled():
+    """bitsandbytes hands functions to torch.compile while it is imported: a second and a half of every command."""
+    code = "import sys; from halfbyte.model.machine import check_bitsandbytes; check_bitsandbytes(); print('torch._inductor.compile_fx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "False"
+
+
+def test_what_is_handed_to_the_compiler_meanwhile_is_compiled_when_it_is_called(monkeypatch):
+    asked = []
+
+    def compiling(function, **options):
+        asked.append(options)
+        return lambda *given: ("compiled", function(*given))
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    with compiled_when_called():
+        twice = torch.compile(lambda x: 2 * x, dynamic=False)
+    assert torch.compile is compiling
+    assert asked == []
+    assert [twice(3), twice(4)] == [("compiled", 6), ("compiled", 8)]
+    assert asked == [{"dynamic": False}]
