@@ -520,7 +520,7 @@ def _base_name(base: Base) -> str:
 
 def _check_same(run: RunFolder, planned: Planned) -> None:
     """Base and data of a resumed run must be what they were when the run began."""
-    kept = run.read_plan()
+    kept = run.read_plan("base_fingerprint", "ledger", "rows_sha256")
     check_same_base(kept["base_fingerprint"], planned.base)
     before, now = kept["ledger"], planned.prepared.ledger
     changed = [f"{name} {before[name]} -> {now[name]}" for name in now if name.endswith(("_read", "_rows")) and before.get(name) != now[name]]
@@ -535,7 +535,7 @@ def _check_init_from(recipe: Recipe, base: Base) -> None:
     """The adapter of a run fits any base of its shapes, and means something on its own alone."""
     start = recipe.adapter.init_from
     if start is not None and (Path(start) / "plan.json").is_file():
-        check_same_base(open_run(Path(start)).read_plan()["base_fingerprint"], base)
+        check_same_base(open_run(Path(start)).read_plan("base_fingerprint")["base_fingerprint"], base)
 
 
 def _check_same_plan(run: RunFolder, planned: Planned) -> None:

@@ -47,7 +47,7 @@ class Tuned:
 def open_tuned(path: Path, fast_cpu: bool = True) -> Tuned:
     """Base and adapter of a run, for chat and generation. `fast_cpu` lets bitsandbytes repack where the CPU can."""
     run = open_run(path)
-    kept = run.read_plan()
+    kept = run.read_plan("base", "base_fingerprint", "precision", "quant", "template")
     run.check_adapter()
     base = find_base(kept["base"])
     check_same_base(kept["base_fingerprint"], base)

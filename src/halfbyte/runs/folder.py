@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +80,9 @@ class RunFolder:
         with open(self.adapter / ADAPTER_WEIGHTS, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def read_plan(self) -> dict[str, Any]:
-        """Raises IntegrityError when it is not what was written."""
-        try:
-            return json.loads(self.plan.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise IntegrityError(f"{self.plan} is damaged: {error}", hint="start the run again") from error
+    def read_plan(self, *needed: str) -> dict[str, Any]:
+        """`needed`: keys that it must have. Raises IntegrityError when it is not what was written."""
+        return _read_json(self.plan, needed, hint="start the run again")
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         read_back = {key: plan[key] for key in READ_BACK if key in plan}
@@ -160,5 +157,16 @@ def refuse_links_out(path: Path) -> None:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """report.json of a run."""
-    return json.loads((path / "report.json").read_text(encoding="utf-8"))
+    """report.json of a run. Raises IntegrityError when it is not what was written."""
+    return _read_json(path / "report.json", ("status",), hint=f"halfbyte evaluate {path} writes it again")
+
+
+def _read_json(file: Path, needed: Iterable[str], hint: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IntegrityError(f"{file} is damaged: {error}", hint=hint) from error
+    lacks = "no keys" if not isinstance(found, dict) else next((f"no {key}" for key in needed if key not in found), None)
+    if lacks:
+        raise IntegrityError(f"{file} is damaged: it has {lacks}", hint=hint)
+    return found
