@@ -1,6 +1,7 @@
 """The plan: what will run. Whatever the program decides, it decides here or hands in a Decision, with its reason."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,7 +43,10 @@ class Placement:
     weights: str = "4bit"
     """`4bit`: on the GPU as quantised; `16bit`: dequantised once and kept there; `cpu`: in the computer's memory, copied when the layer runs."""
     activations: str = "kept"
-    """`kept` for the backward pass; `recomputed` there from the layer's input; `cpu`: recomputed, and the input waits in the computer's memory."""
+    """`kept` for the backward pass; `recomputed` there from the layer's input; `cpu`: recomputed, and the input waits in the computer's memory. On the fast
+    path between these `thin`: all kept but gate and up; `attention`: the input and attention's result."""
+    parked: bool = False
+    """On the fast path: whatever is kept of it waits in the computer's memory."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,14 @@ class Computing:
     predicted_step_seconds: float | None = None
     chosen: bool = False
     """Whether it was chosen to fit, or is what the recipe has."""
+    path: str = "plain"
+    """`plain`: transformers' layers and autograd; `fast`: the step by hand (fast/)."""
+    plain_because: str | None = None
+    """On a GPU: why the fast path is not taken."""
+    record: bool = False
+    """On the fast path: micro-batches of a shape that comes again are recorded and replayed as one launch."""
+    tight: bool = False
+    """On the fast path: one piece of memory for the 16-bit weights of all layers."""
 
 
 @dataclass(frozen=True)
@@ -121,22 +133,42 @@ def as_asked(train: Train, evaluate_rows: int | None, layers: int) -> Computing:
 
 
 def tell_computing(computing: Computing) -> Decision:
-    """Rows at a time, and what becomes of the layers."""
+    """The path, rows at a time, and what becomes of the layers."""
     rows, times = computing.micro_batch_size, computing.gradient_accumulation_steps
-    layers = computing.layers
-    count = sum(layer.activations != "kept" for layer in layers)
-    recomputed = "no layer" if not count else "every layer" if count == len(layers) else f"{count} of {len(layers)} layers"
-    parts = [f"{rows} row{'s' * (rows != 1)} at a time, {times} time{'s' * (times != 1)} a step", f"{recomputed} recomputed"]
+    parts = [f"{rows} row{'s' * (rows != 1)} at a time, {times} time{'s' * (times != 1)} a step", *tell_layers(computing.layers)]
+    if computing.tight:
+        parts.append("one piece of memory for all weights in 16 bits")
+    if computing.record:
+        parts.append("recorded")
+    told = ", ".join(["fast path", *parts] if computing.path == "fast" else parts)
+    seconds = f", {computing.predicted_step_seconds:.2g} s a step" if computing.predicted_step_seconds else ""
+    predicted = f"{computing.predicted_bytes / 1e9:.1f} GB{seconds}" if computing.predicted_bytes else ""
+    because = f"; not the fast path: {computing.plain_because}" if computing.plain_because else ""
+    if not computing.chosen:
+        return Decision("memory", told, (f"as the recipe has it; {predicted}, roughly" if predicted else "as the recipe has it") + because)
+    return Decision("memory", told, f"{predicted} predicted: the fastest way that fits{because}")
+
+
+def tell_layers(layers: Sequence[Placement]) -> list[str]:
+    """What becomes of them, in words such as `24 of 32 layers recomputed`."""
+
+    def number(count: int) -> str:
+        return "every layer" if count == len(layers) else f"{count} of {len(layers)} layers"
+
+    count = sum(layer.activations in ("recomputed", "cpu") for layer in layers)
+    thin, attention = (sum(layer.activations == kind for layer in layers) for kind in ("thin", "attention"))
+    parts = [f"{number(count) if count else 'no layer'} recomputed"] if count or not (thin or attention) else []
+    if attention:
+        parts.append(f"{number(attention)} recomputed but for attention")
+    if thin:
+        parts.append(f"gate and up of {number(thin)} recomputed")
+    if parked := sum(layer.parked for layer in layers):
+        parts.append(f"what is kept of {number(parked)} waits in the computer's memory")
     if away := sum(layer.weights == "cpu" for layer in layers):
         parts.append(f"weights of {away} layers in the computer's memory")
     if sixteen := sum(layer.weights == "16bit" for layer in layers):
         parts.append(f"weights of {sixteen} layers kept in 16 bits")
-    told = ", ".join(parts)
-    seconds = f", {computing.predicted_step_seconds:.2g} s a step" if computing.predicted_step_seconds else ""
-    predicted = f"{computing.predicted_bytes / 1e9:.1f} GB{seconds}" if computing.predicted_bytes else ""
-    if not computing.chosen:
-        return Decision("memory", told, f"as the recipe has it; {predicted}, roughly" if predicted else "as the recipe has it")
-    return Decision("memory", told, f"{predicted} predicted: the fastest way that fits")
+    return parts
 
 
 def choose_steps(train: Train, train_rows: int) -> tuple[Decision, int, int]:

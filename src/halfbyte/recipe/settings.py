@@ -44,5 +44,5 @@ def _decided(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     return {
         "train.precision": plan.precision, "train.optimizer": plan.optimizer, "train.eval_steps": plan.eval_steps, "train.max_steps": plan.total_steps,
         "train.gradient_checkpointing": f"{recomputed} of {len(computing.layers)} layers", "evaluate.batch_size": computing.evaluate_rows,
-        "evaluate.stride": max(1, recipe.data.max_length // 2),
+        "train.fast_path": "on" if computing.path == "fast" else "off", "evaluate.stride": max(1, recipe.data.max_length // 2),
     }  # fmt: skip

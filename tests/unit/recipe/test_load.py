@@ -232,6 +232,7 @@ def test_words_that_are_switches_elsewhere_are_words():
     written = STARTS["label"].replace("}", ", labels: [yes, no, on, off]}")
     assert recipe_of(written).data.labels == recipe_of(STARTS["label"], "data.labels=[yes, no, on, off]").data.labels == ["yes", "no", "on", "off"]
     assert recipe_of("train: {gradient_checkpointing: True}\n" + LEAST).train.gradient_checkpointing is True
+    assert [recipe_of(f"train: {{fast_path: {word}}}\n" + LEAST).train.fast_path for word in ("on", "off", "True", "auto")] == ["on", "off", "on", "auto"]
 
 
 def test_a_text_that_is_read_as_a_number_is_told_with_its_line():
@@ -254,6 +255,10 @@ def test_a_number_without_a_dot_is_a_number(written):
     ("train.max_steps=7", "train.max_steps", 7),
     ("train.max_steps=null", "train.max_steps", None),
     ("train.gradient_checkpointing=true", "train.gradient_checkpointing", True),
+    ("train.fast_path=on", "train.fast_path", "on"),
+    ("train.fast_path=off", "train.fast_path", "off"),
+    ("train.fast_path=true", "train.fast_path", "on"),
+    ("train.fast_path=auto", "train.fast_path", "auto"),
     ("evaluate.prompts=[a, 'b: c']", "evaluate.prompts", ["a", "b: c"]),
     ("lr=1e-4", "train.learning_rate", 1e-4),
     ("data.path=a=b.csv", "data.path", "a=b.csv"),
@@ -327,7 +332,7 @@ VALID = {
     "adapter.r": 3, "adapter.alpha": 5, "adapter.dropout": 0.2, "adapter.target_modules": ["q"], "adapter.modules_to_save": ["h"],
     "train.learning_rate": 0.01, "train.num_epochs": 7, "train.max_steps": 9, "train.batch_size": 5, "train.gradient_accumulation_steps": 6,
     "train.optimizer": "adamw_8bit", "train.weight_decay": 0.3, "train.schedule": "linear", "train.warmup_steps": 12, "train.max_grad_norm": 2.0,
-    "train.gradient_checkpointing": False, "train.eval_steps": 11, "train.early_stopping_patience": 4, "train.keep_checkpoints": 8,
+    "train.gradient_checkpointing": False, "train.fast_path": "off", "train.eval_steps": 11, "train.early_stopping_patience": 4, "train.keep_checkpoints": 8,
     "evaluate.batch_size": 3, "evaluate.max_new_tokens": 13, "track.report_to": ["wandb"],
     "quant.kind": "fp4", "quant.double_quant": False, "name": "n", "seed": 77,
 }  # fmt: skip

@@ -1,5 +1,7 @@
 """What the program decides for itself, and the reason that it gives."""
 
+from dataclasses import replace
+
 import pytest
 
 from halfbyte.recipe.plan import (
@@ -77,6 +79,22 @@ def test_the_way_of_computing_is_told_in_words():
     asked = tell_computing(Computing(4, 1, predicted_bytes=1_900_000_000))
     assert asked.reason == "as the recipe has it; 1.9 GB, roughly"
     assert tell_computing(Computing(4, 1)).value == "4 rows at a time, 1 time a step, no layer recomputed"
+
+
+def test_the_path_is_told_and_why_it_is_not_the_fast_one():
+    kinds = Placement(activations="thin"), Placement(activations="attention", parked=True), Placement(activations="recomputed"), Placement()
+    fast = Computing(1, 4, kinds, predicted_bytes=7_940_000_000, chosen=True, path="fast", record=True, tight=True)
+    assert tell_computing(fast).value == (
+        "fast path, 1 row at a time, 4 times a step, 1 of 4 layers recomputed, 1 of 4 layers recomputed but for attention, "
+        "gate and up of 1 of 4 layers recomputed, what is kept of 1 of 4 layers waits in the computer's memory, "
+        "one piece of memory for all weights in 16 bits, recorded"
+    )
+    assert tell_computing(replace(fast, layers=(Placement(activations="thin"),) * 4, record=False, tight=False)).value == (
+        "fast path, 1 row at a time, 4 times a step, gate and up of every layer recomputed"
+    )
+    plain = tell_computing(replace(fast, path="plain", plain_because="the adapter has dropout"))
+    assert plain.value.startswith("1 row at a time")
+    assert plain.reason == "7.9 GB predicted: the fastest way that fits; not the fast path: the adapter has dropout"
 
 
 @pytest.mark.parametrize(("rows", "batch_size", "accumulation", "epochs", "total", "per_epoch"), [

@@ -1,0 +1,80 @@
+"""Whether the fast path is known to compute a run, by its recipe and its base's config alone; fast/adopt.py has the last word, on the loaded model."""
+
+from typing import Any
+
+from halfbyte.recipe.schema import Recipe
+
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def why_plain(recipe: Recipe, config: dict[str, Any], precision: str = "bfloat16", on_gpu: bool = True, is_old: bool = False) -> str | None:
+    """The reason, in the words of the plan, or None. precision: what is computed in; is_old: a GPU before compute capability 8.0."""
+    if recipe.train.fast_path == "off":
+        return "train.fast_path is off"
+    if not on_gpu and recipe.train.fast_path == "auto":
+        return "without a GPU it is taken only where train.fast_path is on"
+    return _of_machine(precision, on_gpu, is_old) or _of_adapter(recipe) or _of_weights(recipe, config) or _of_config(config)
+
+
+def _of_machine(precision: str, on_gpu: bool, is_old: bool) -> str | None:
+    if precision == "float16":
+        return "float16 needs loss scaling, which it does not have"
+    if on_gpu and is_old:
+        return "its attention needs a GPU of compute capability 8.0"
+    if on_gpu and precision == "float32":
+        return "its attention computes in 16 bits on a GPU"
+    return None
+
+
+def _of_adapter(recipe: Recipe) -> str | None:
+    adapter = recipe.adapter
+    if adapter.kind == "dora":
+        return "the adapter is DoRA"
+    if adapter.dropout > 0:
+        return "the adapter has dropout, for which each layer's input is another"
+    if adapter.modules_to_save:
+        return f"{adapter.modules_to_save[0]} is trained whole"
+    if adapter.target_modules != "all-linear":
+        other = next((name for name in adapter.target_modules if name.rsplit(".", 1)[-1] not in LINEARS), None)
+        return other and f"{other} has an adapter"
+    return None
+
+
+def _of_weights(recipe: Recipe, config: dict[str, Any]) -> str | None:
+    saved = config.get("quantization_config")
+    if saved:
+        kind = str(saved.get("bnb_4bit_quant_type", "fp4")) if saved.get("load_in_4bit") else str(saved.get("quant_method", "another kind"))
+    else:
+        kind = recipe.quant.kind
+    return None if kind in ("nf4", "none") else f"the base is in {kind}, not nf4"
+
+
+def _of_config(config: dict[str, Any]) -> str | None:
+    family = config.get("model_type")
+    if family not in FAMILY:
+        return f"it is for {', '.join(FAMILY)}, and this base is of type {family}"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"the base's activation is {config['hidden_act']}, not silu"
+    if config.get("attention_dropout"):
+        return "the base drops attention out"
+    if config.get("mlp_bias"):
+        return "the base's MLP has biases"
+    if config.get("pretraining_tp", 1) != 1:
+        return "pretraining_tp is not 1"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+        return "only a part of each head is rotated"
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind in ("dynamic", "longrope"):
+        return f"its positions are of kind {kind}, which depends on the length of the row"
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if not isinstance(width, int) or not isinstance(heads, int) or not heads:
+        return "config.json gives no width or no heads"
+    head_width = config.get("head_dim") or width // heads
+    if head_width % 8 or head_width > 256:
+        return f"its heads are {head_width} wide"
+    for inputs in (width, heads * head_width, config.get("intermediate_size") or 4 * width):
+        if inputs % 64:
+            return f"a linear layer has {inputs} inputs, not a multiple of 64"
+    return None

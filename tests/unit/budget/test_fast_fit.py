@@ -1,0 +1,61 @@
+"""The cheap look at recipe and config says what fast/adopt.py would say of the loaded model."""
+
+import pytest
+
+from halfbyte.budget.fast_fit import FAMILY, why_plain
+from halfbyte.fast import adopt
+from halfbyte.recipe.load import parse_recipe
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 256, "vocab_size": 99,
+    "hidden_act": "silu",
+}  # fmt: skip
+
+
+def why(*words: str, config: dict | None = None, **given) -> str | None:
+    recipe = parse_recipe("name: toy\ndata:\n  path: a.csv\n", "toy.yaml", list(words)).recipe
+    return why_plain(recipe, {**LLAMA, **(config or {})}, **given)
+
+
+def test_the_families_are_those_of_the_blocks():
+    assert FAMILY == adopt.FAMILY
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["adapter.kind=rslora"], ["quant.kind=none"], ["train.optimizer=adamw_8bit"], ["adapter.target_modules=[q_proj, layers.0.mlp.up_proj]"]]
+)
+def test_nothing_speaks_against_it(words):
+    assert why(*words) is None
+
+
+@pytest.mark.parametrize(("words", "config", "reason"), [
+    (["train.fast_path=off"], {}, "train.fast_path is off"),
+    (["adapter.kind=dora"], {}, "DoRA"),
+    (["adapter.dropout=0.1"], {}, "has dropout"),
+    (["adapter.modules_to_save=[embed_tokens]"], {}, "embed_tokens is trained whole"),
+    (["adapter.target_modules=[q_proj, lm_head]"], {}, "lm_head has an adapter"),
+    (["quant.kind=fp4"], {}, "is in fp4"),
+    ([], {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}}, "is in fp4"),
+    ([], {"quantization_config": {"quant_method": "gptq"}}, "is in gptq"),
+    ([], {"model_type": "falcon"}, "of type falcon"),
+    ([], {"hidden_act": "gelu"}, "is gelu"),
+    ([], {"attention_dropout": 0.1}, "drops attention out"),
+    ([], {"mlp_bias": True}, "has biases"),
+    ([], {"pretraining_tp": 2}, "pretraining_tp"),
+    ([], {"rope_scaling": {"type": "dynamic"}}, "kind dynamic"),
+    ([], {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "a part of each head"),
+    ([], {"head_dim": 12}, "12 wide"),
+    ([], {"head_dim": 512}, "512 wide"),
+    ([], {"intermediate_size": 100}, "100 inputs"),
+])  # fmt: skip
+def test_what_speaks_against_it_is_said(words, config, reason):
+    assert reason in (why(*words, config=config) or "")
+
+
+def test_machine_and_precision():
+    assert why(on_gpu=False) is not None
+    assert why("train.fast_path=on", on_gpu=False, precision="float32") is None
+    assert "16 bits" in (why(precision="float32") or "")
+    assert "loss scaling" in (why("train.fast_path=on", precision="float16", on_gpu=False) or "")
+    assert "8.0" in (why(is_old=True) or "")
+    assert why("quant.kind=nf4", config={"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}) is None
