@@ -224,11 +224,11 @@ PROGRAMS = {
     "fast": Program(lambda given: fast(given, record=True), "halfbyte's fast path, everything kept", step=fast_step),
     "fast-resident": Program(lambda given: fast(given, record=True, resident=10), "the same, weights of 10 layers kept in 16 bits", step=fast_step),
     "lean": Program(
-        lambda given: fast(given, keep="attention", away=True, record=True), "halfbyte's fast path, layer inputs and attention results in the computer's memory",
+        lambda given: fast(given, keep="attention", away=True, record=True), "fast path, layer inputs and attention results in the computer's memory",
         step=fast_step,
     ),
     "leanest": Program(
-        lambda given: fast(given, keep="input", away=True, record=True, tight=True), "halfbyte's fast path, layer inputs in the computer's memory", step=fast_step
+        lambda given: fast(given, keep="input", away=True, record=True, tight=True), "fast path, layer inputs in the computer's memory", step=fast_step
     ),
     "hf": Program(hf, "transformers + peft, prepare_model_for_kbit_training, checkpointing"),
     "hf-compile": Program(hf_compile, "hf, decoder layers compiled"),

@@ -17,3 +17,16 @@ PERPLEXITY = 1e-6
 # bfloat16 has 8 bits (one rounding is 4e-3), float16 11; a few layers and a few steps add up. A forgotten loss scale is a factor of 65,536,
 # a forgotten mean over the batches a factor of 2.
 HALF_PRECISION = 0.1
+
+# The fast path in float64 against autograd through transformers in float64, in parts of a matrix's largest number. transformers computes norms, rotary
+# tables and eager attention's softmax in float32 whatever the model's type is: some tens of roundings of 6e-8. A forgotten term is 1e-1.
+FAST_EXACT = 5e-6
+
+# The same in float32, both ways: roundings of 6e-8 in a few hundred terms of each sum, through all layers and back.
+FAST_FLOAT32 = 1e-4
+
+# Kernels in float64 against autograd in float64: 1e-16 times the terms of a sum.
+KERNEL_EXACT = 1e-11
+
+# The interpreted kernels in float32 against float64: some roundings of 6e-8, in parts of the largest number.
+KERNEL_FLOAT32 = 3e-6

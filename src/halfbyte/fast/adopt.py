@@ -5,6 +5,7 @@ a model of a known type with an unknown setting is refused like an unknown type.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,12 +13,17 @@ from torch import nn
 
 from halfbyte.fast.head import Head
 from halfbyte.fast.layer import Layer, Norm
-from halfbyte.fast.linear import Frozen, Group, Lora
+from halfbyte.fast.linear import SPARE, Frozen, Group, Lora
+from halfbyte.kernels.reference import BLOCK
 
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-"""transformers' model types whose layers are x + attention(norm(x)), then + mlp(norm(x)) with silu, rotary halves and grouped queries."""
-LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+FAMILY = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+"""transformers' model types whose layers are x + attention(norm(x)), then + mlp(norm(x)) with silu, rotary halves and grouped queries, and how the
+names of their classes begin."""
+ROPES = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary positions whose frequencies do not change with the rows that are seen."""
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+"""transformers' own, which all compute the same."""
+WIDEST_HEAD = 256
 
 
 class Unfit(Exception):
@@ -35,109 +41,196 @@ class Adopted:
 
 def adopt(model: nn.Module, dtype: torch.dtype) -> Adopted:
     """model: a PeftModel around a causal language model, in the types that it trains in; `dtype`: what it computes in. Raises Unfit."""
-    if dtype == torch.float16:
-        raise Unfit("float16 needs loss scaling, which they do not have")
     causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = causal.config
-    if config.model_type not in FAMILY:
-        raise Unfit(f"they are for {', '.join(FAMILY)}, and this base is of type {config.model_type}")
-    _look_at(config)
+    config: Any = getattr(causal, "config", None)
+    if getattr(config, "model_type", None) not in FAMILY:
+        raise Unfit(f"they are for {', '.join(FAMILY)}, and this base is of type {getattr(config, 'model_type', type(causal).__name__)}")
     decoder = causal.model
-    layers = tuple(_layer(layer, config) for layer in decoder.layers)
+    for module, part in ((causal, "ForCausalLM"), (decoder, "Model"), (decoder.rotary_emb, "RotaryEmbedding")):
+        _expect(module, config, part)
+    _look_at_machine(causal, dtype)
+    _look_at_config(config)
+    _look_at_hooks(model, decoder.embed_tokens)
+    layers = tuple(_layer(layer, config) for layer in decoder.layers[: config.num_hidden_layers])
     head = causal.lm_head
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         raise Unfit("the head is trained, in 4 bits or of another kind")
+    if head.weight.dtype != dtype:
+        raise Unfit(f"the head is in {_name(head.weight.dtype)}, not in {_name(dtype)}")
     if type(decoder.embed_tokens) is not nn.Embedding or decoder.embed_tokens.weight.requires_grad:
         raise Unfit("the embedding is trained or of another kind")
-    known = {id(matrix) for layer in layers for group in layer.groups for matrix in group.matrices()}
-    if not known:
-        raise Unfit("no adapter is there")
-    others = [name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in known]
-    if others:
-        raise Unfit(f"{others[0]} is trained, which they do not know")
-    return Adopted(decoder.embed_tokens, decoder.rotary_emb, layers, Head(_norm(decoder.norm), head.weight), dtype)
+    _look_at_trained(model, layers, dtype)
+    return Adopted(decoder.embed_tokens, decoder.rotary_emb, layers, Head(_norm(decoder.norm, config), head.weight), dtype)
 
 
-def _look_at(config: Any) -> None:
-    if config.hidden_act != "silu":
+def _look_at_machine(causal: Any, dtype: torch.dtype) -> None:
+    """One device holds all, and has kernels for this type."""
+    if dtype == torch.float16:
+        raise Unfit("float16 needs loss scaling, which they do not have")
+    tensors = (*causal.parameters(), *causal.buffers())
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) > 1:
+        raise Unfit(f"the model lies on {' and '.join(devices)}")
+    device = next(causal.parameters()).device
+    if device.type not in ("cpu", "cuda"):
+        raise Unfit(f"they are not for {device.type}")
+    if device.type == "cuda":
+        if dtype != torch.bfloat16:
+            raise Unfit(f"on a GPU they compute in bfloat16, not in {_name(dtype)}")
+        if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+            raise Unfit("they are for GPUs of NVIDIA with compute capability 8.0 or more")
+        if find_spec("triton") is None:
+            raise Unfit("Triton is not installed")
+
+
+def _look_at_config(config: Any) -> None:
+    if config.hidden_act not in ("silu", "swish"):
         raise Unfit(f"the base's activation is {config.hidden_act}, not silu")
     if getattr(config, "attention_dropout", 0.0):
         raise Unfit("the base drops attention out")
-    if getattr(config, "mlp_bias", False):
-        raise Unfit("the base's MLP has biases")
+    if config._attn_implementation not in ATTENTIONS:
+        raise Unfit(f"its attention is {config._attn_implementation}")
     rope = getattr(config, "rope_parameters", None) or {}
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise Unfit("its layers have different positions")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise Unfit("only a part of each head is rotated")
-    if rope.get("rope_type", "default") in ("dynamic", "longrope"):
-        raise Unfit(f"its positions are of kind {rope['rope_type']}, which depends on the length of the row")
-    if getattr(config, "pretraining_tp", 1) != 1:
+    if rope.get("rope_type", "default") not in ROPES:
+        raise Unfit(f"its positions are of kind {rope['rope_type']}, not {', '.join(ROPES)}")
+    if getattr(config, "pretraining_tp", 1) not in (1, None):
         raise Unfit("pretraining_tp is not 1")
 
 
+def _look_at_hooks(model: nn.Module, embedding: nn.Module) -> None:
+    """A module that is read and not called runs no hook; and offloaded weights come by one. The embedding alone is called."""
+    for name, module in model.named_modules():
+        hooks = [module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
+        if module is not embedding:
+            hooks.append(module._forward_hooks)
+        if any(hooks) or (module is not embedding and "forward" in vars(module)):
+            raise Unfit(f"{name or 'the model'} has hooks")
+
+
+def _look_at_trained(model: nn.Module, layers: tuple[Layer, ...], dtype: torch.dtype) -> None:
+    """What is trained is what gets a gradient: the adapters, whole, in float32, each in one place."""
+    matrices = [matrix for layer in layers for group in layer.groups for matrix in group.matrices()]
+    known = {id(matrix) for matrix in matrices}
+    if not known:
+        raise Unfit("no adapter is there")
+    if len(known) < len(matrices):
+        raise Unfit("modules share an adapter")
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in known:
+            if parameter.requires_grad:
+                raise Unfit(f"{name} is trained, which they do not know")
+            continue
+        if not parameter.requires_grad:
+            raise Unfit(f"{name} is not trained")
+        if parameter.dtype != (torch.float64 if dtype == torch.float64 else torch.float32):
+            raise Unfit(f"the adapter is in {_name(parameter.dtype)}, not in float32")
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise Unfit(f"{name} has hooks")
+
+
 def _layer(module: Any, config: Any) -> Layer:
-    if type(module).__name__ not in LAYERS:
-        raise Unfit(f"a layer is a {type(module).__name__}")
-    if getattr(module, "_forward_hooks", None):
-        raise Unfit("a layer has hooks")
+    _expect(module, config, "DecoderLayer")
     attention, mlp = module.self_attn, module.mlp
+    _expect(attention, config, "Attention")
+    _expect(mlp, config, "MLP")
+    if not attention.is_causal:
+        raise Unfit("its attention looks ahead")
     head_dim = attention.head_dim
-    if head_dim % 8 or head_dim > 256:
+    if head_dim % 8 or head_dim > WIDEST_HEAD:
         raise Unfit(f"its heads are {head_dim} wide")
     qkv = Group([_frozen(attention, name) for name in ("q_proj", "k_proj", "v_proj")])
-    q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    q_norm, k_norm = (_norm(attention.q_norm, config), _norm(attention.k_norm, config)) if config.model_type == "qwen3" else (None, None)
     return Layer(
-        input_norm=_norm(module.input_layernorm), middle_norm=_norm(module.post_attention_layernorm),
+        input_norm=_norm(module.input_layernorm, config), middle_norm=_norm(module.post_attention_layernorm, config),
         qkv=qkv, o=Group([_frozen(attention, "o_proj")]), gate_up=Group([_frozen(mlp, "gate_proj"), _frozen(mlp, "up_proj")]),
         down=Group([_frozen(mlp, "down_proj")]), heads=qkv.layers[0].outputs // head_dim, kv_heads=qkv.layers[1].outputs // head_dim,
-        head_dim=head_dim, scale=attention.scaling, window=_window(attention, config),
-        q_norm=_norm(q_norm) if q_norm is not None else None, k_norm=_norm(k_norm) if k_norm is not None else None,
+        head_dim=head_dim, scale=attention.scaling, window=_window(attention, config), q_norm=q_norm, k_norm=k_norm,
     )  # fmt: skip
 
 
 def _window(attention: Any, config: Any) -> int | None:
     """Mistral's is the config's, Qwen's the layer's own; a Llama has none."""
-    window = getattr(attention, "sliding_window", None) if config.model_type.startswith("qwen") else getattr(config, "sliding_window", None)
-    return window if config.model_type != "llama" else None
+    if config.model_type == "llama":
+        return None
+    return attention.sliding_window if config.model_type in ("qwen2", "qwen3") else config.sliding_window
 
 
-def _norm(module: Any) -> Norm:
-    if type(module).__name__ not in NORMS or module.weight.requires_grad:
-        raise Unfit(f"a norm is a {type(module).__name__}, or is trained")
+def _norm(module: Any, config: Any) -> Norm:
+    _expect(module, config, "RMSNorm")
+    if module.weight.requires_grad:
+        raise Unfit("a norm is trained")
     return Norm(module.weight, module.variance_epsilon)
+
+
+def _expect(module: Any, config: Any, part: str) -> None:
+    """Of transformers itself: a class of the same name from elsewhere may compute something else."""
+    family = config.model_type
+    expected = FAMILY[family] + part
+    if _kind(module) != (f"transformers.models.{family}.modeling_{family}", expected):
+        raise Unfit(f"in place of {expected} there is a {'.'.join(_kind(module))}")
 
 
 def _frozen(parent: Any, name: str) -> Frozen:
     """A linear layer, 4-bit or plain, alone or wrapped by peft with one LoRA adapter."""
     module: Any = getattr(parent, name)
     lora = None
-    if hasattr(module, "base_layer"):
+    if isinstance(getattr(module, "base_layer", None), nn.Module):
         lora, module = _lora(module, name), module.base_layer
-    kind = type(module).__name__
-    if kind not in ("Linear", "Linear4bit"):
-        raise Unfit(f"{name} is a {kind}")
-    state = getattr(module.weight, "quant_state", None)
-    if state is not None and (state.quant_type != "nf4" or state.blocksize != 64):
-        raise Unfit(f"{name} is in {state.quant_type} with blocks of {state.blocksize}, not nf4 with 64")
-    if kind == "Linear4bit" and state is None:
-        raise Unfit(f"{name} is not quantised yet")
-    if module.in_features % 64:
-        raise Unfit(f"{name} has {module.in_features} inputs, not a multiple of 64")
-    if module.weight.requires_grad or (module.bias is not None and module.bias.requires_grad):
+    if type(module) is not nn.Linear and _kind(module) != ("bitsandbytes.nn.modules", "Linear4bit"):
+        raise Unfit(f"{name} is a {type(module).__name__}")
+    weight = module.weight
+    if weight.requires_grad or (module.bias is not None and module.bias.requires_grad):
         raise Unfit(f"{name} is trained whole")
+    if type(module) is nn.Linear:
+        if type(weight.data) is not torch.Tensor or weight.dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+            raise Unfit(f"{name} is a {type(weight.data).__name__} of {_name(weight.dtype)}")
+    else:
+        _look_at_state(weight.quant_state, name)
+    if module.in_features % SPARE:
+        raise Unfit(f"{name} has {module.in_features} inputs, not a multiple of {SPARE}")
     return Frozen(module, lora, module.out_features, module.in_features)
 
 
-def _lora(module: Any, name: str) -> Lora:
-    active = list(module.active_adapters)
-    if len(active) != 1 or module.disable_adapters or module.merged:
-        raise Unfit(f"{name} has {len(active)} active adapters, or a merged or disabled one")
+def _look_at_state(state: Any, name: str) -> None:
+    """How bitsandbytes has quantised a weight."""
+    if state is None:
+        raise Unfit(f"{name} is not quantised yet")
+    if state.quant_type != "nf4" or state.blocksize != BLOCK:
+        raise Unfit(f"{name} is in {state.quant_type} with blocks of {state.blocksize}, not nf4 with {BLOCK}")
+    if getattr(state, "packing_format_for_cpu", False):
+        raise Unfit(f"{name} was repacked for the CPU")
+
+
+def _lora(module: Any, name: str) -> Lora | None:
+    if _kind(module) not in (("peft.tuners.lora.layer", "Linear"), ("peft.tuners.lora.bnb", "Linear4bit")):
+        raise Unfit(f"the adapter of {name} is a {'.'.join(_kind(module))}")
+    active = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
+    if module.disable_adapters or module.merged:
+        raise Unfit(f"the adapter of {name} is merged or disabled")
+    if not active:
+        return None
+    if len(active) > 1:
+        raise Unfit(f"{name} has {len(active)} active adapters")
     own = active[0]
-    if module.lora_variant:
+    if own in module.lora_variant:
         raise Unfit(f"the adapter is of another kind ({type(module.lora_variant[own]).__name__})")
     if not isinstance(module.lora_dropout[own], nn.Identity) and module.lora_dropout[own].p > 0:
         raise Unfit("the adapter has dropout, for which each layer's input is another")
-    if module.lora_bias[own]:
-        raise Unfit("the adapter has a bias")
-    if type(module.lora_A[own]) is not nn.Linear or type(module.lora_B[own]) is not nn.Linear:
+    a, b = module.lora_A[own], module.lora_B[own]
+    if type(a) is not nn.Linear or type(b) is not nn.Linear:
         raise Unfit(f"{name} has an adapter of another kind")
-    return Lora(module.lora_A[own].weight, module.lora_B[own].weight, module.scaling[own])
+    if a.bias is not None or b.bias is not None:
+        raise Unfit("the adapter has a bias")
+    return Lora(a.weight, b.weight, float(module.scaling[own]))
+
+
+def _kind(module: Any) -> tuple[str, str]:
+    return type(module).__module__, type(module).__name__
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -14,8 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfbyte.kernels.reference import widened
+
 aten: Any = torch.ops.aten
 HOPPER = (9, 0)
+CUDNN_HEAD = 128
+"""Wider heads have no backward pass there."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,18 @@ class Kept:
     tensors: tuple[Any, ...]
 
 
-def kernel_for(documents: Documents, window: int | None, device: torch.device) -> str:
+def kernel_for(documents: Documents, window: int | None, head_dim: int, device: torch.device) -> str:
     """`defined`, `cudnn` or `flash`."""
     if device.type != "cuda":
         return "defined"
     unwindowed = window is None or window >= documents.longest
-    return "cudnn" if documents.alike and unwindowed and torch.cuda.get_device_capability(device) == HOPPER else "flash"
+    dense = documents.alike and unwindowed and head_dim <= CUDNN_HEAD
+    return "cudnn" if dense and torch.cuda.get_device_capability(device) == HOPPER else "flash"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, scale: float) -> tuple[Tensor, Kept]:
     """-> (T, H, D) in whole rows, and what `attend_backward` wants."""
-    kernel = kernel_for(documents, window, q.device)
+    kernel = kernel_for(documents, window, q.shape[-1], q.device)
     if kernel == "cudnn":
         rows = len(documents.lengths)
         out, *kept = aten._scaled_dot_product_cudnn_attention(
@@ -109,14 +114,14 @@ def _right(window: int | None) -> int | None:
     return None if window is None else 0
 
 
-# As defined: a document at a time, all of its scores in memory.
+# As defined: a document at a time, all of its scores in memory; 16-bit numbers are computed with in float32.
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, scale: float) -> Tensor:
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for here in _spans(documents):
-        weights = _weights(q[here], k[here], window, scale)
-        out[here] = torch.einsum("hts,shd->thd", weights, _shared(v[here], q))
+        weights = _weights(widened(q[here]), widened(k[here]), window, scale)
+        out[here] = torch.einsum("hts,shd->thd", weights, _shared(widened(v[here]), q)).to(out.dtype)
     return out
 
 
@@ -125,13 +130,13 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty_like(one, memory_format=torch.contiguous_format) for one in (q, k, v))
     for here in _spans(documents):
-        weights = _weights(q[here], k[here], window, scale)
-        g = d_out[here]
-        d_weights = torch.einsum("thd,shd->hts", g, _shared(v[here], q))
-        d_scores = weights * (d_weights - (g * out[here]).sum(-1).T[..., None]) * scale
-        dq[here] = torch.einsum("hts,shd->thd", d_scores, _shared(k[here], q))
-        dk[here] = _summed(torch.einsum("hts,thd->shd", d_scores, q[here]), k)
-        dv[here] = _summed(torch.einsum("hts,thd->shd", weights, g), v)
+        here_q, here_k, here_v, g = widened(q[here]), widened(k[here]), widened(v[here]), widened(d_out[here])
+        weights = _weights(here_q, here_k, window, scale)
+        d_weights = torch.einsum("thd,shd->hts", g, _shared(here_v, q))
+        d_scores = weights * (d_weights - (g * widened(out[here])).sum(-1).T[..., None]) * scale
+        dq[here] = torch.einsum("hts,shd->thd", d_scores, _shared(here_k, q)).to(dq.dtype)
+        dk[here] = _summed(torch.einsum("hts,thd->shd", d_scores, here_q), k).to(dk.dtype)
+        dv[here] = _summed(torch.einsum("hts,thd->shd", weights, g), v).to(dv.dtype)
     return dq, dk, dv
 
 

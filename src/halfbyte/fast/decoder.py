@@ -92,7 +92,7 @@ class FastDecoder:
                 self._unpark(number, found)
             if number - 1 in self.parked:
                 self.shelf.fetch(number - 1)
-            gradient = backward(layers[number], gradient, found, rows, number == 0, self.buffers, self.ops)
+            gradient = backward(layers[number], gradient, found, rows, layers[number - 1] if number else None, self.buffers, self.ops)
             del found
         return loss * scale
 

@@ -154,8 +154,11 @@ def _gate_up(layer: Layer, saved: Saved, normed: Tensor, buffers: "Buffers") -> 
     return gate_up
 
 
-def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, first: bool, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
-    """d_out (T, D + down.spare) -> the gradient of x in the same form, or None of the `first` layer, whose input nobody trains. Uses up `saved`."""
+def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, before: Layer | None, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
+    """d_out (T, D + down.spare) -> the gradient of x with room for the layer `before`, (T, D + its down.spare). Uses up `saved`.
+
+    None of the first layer, which has none before it and whose input nobody trains.
+    """
     x = saved.x
     tokens, width = x.shape
     normed = None
@@ -180,13 +183,13 @@ def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, first: bool,
     saved.qkv = saved.turned = saved.attention = saved.kept = None
 
     normed = torch.empty_like(x)
-    d_normed = None if first else torch.empty_like(x)
+    d_normed = None if before is None else torch.empty_like(x)
     low = layer.qkv.backward(d_qkv, buffers.of(layer.qkv), d_normed)
     d_x = None
-    if d_normed is None:
+    if before is None or d_normed is None:
         ops.rms_norm(x, layer.input_norm.weight, layer.input_norm.eps, normed)
     else:
-        d_x = roomy(tokens, width, layer.down.spare, x)
+        d_x = roomy(tokens, width, before.down.spare, x)
         ops.rms_norm_backward(d_normed, x, layer.input_norm.weight, layer.input_norm.eps, d_middle[:, :width], d_x[:, :width], normed)
     layer.qkv.gradients(normed, saved.low["qkv"], d_qkv[:, : layer.qkv.outputs], low)
     return d_x

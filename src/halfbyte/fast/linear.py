@@ -53,7 +53,8 @@ class Frozen:
         state = getattr(weight, "quant_state", None)
         if state is not None:
             nested = (state.state2.absmax, state.state2.code, state.offset, state.state2.blocksize) if state.nested else None
-            ops.dequantise_nf4(weight.data, state.absmax, state.code, out, nested, beside)
+            codes = weight.data.view(torch.uint8)  # bitsandbytes may store the same bytes as another type (quant_storage)
+            ops.dequantise_nf4(codes, state.absmax, state.code, out, nested, beside)
             return
         out.copy_(weight)
         if beside is not None:
@@ -99,7 +100,8 @@ class Group:
             beside = None
             if layer.lora is not None:
                 rows, columns = slice(start, start + layer.outputs), slice(place, place + layer.lora.a.shape[0])
-                beside = Beside(layer.lora.a.detach(), layer.lora.b.detach(), below[columns], right[rows, columns], layer.lora.scale)
+                a, b = layer.lora.a.detach().contiguous(), layer.lora.b.detach().contiguous()
+                beside = Beside(a, b, below[columns], right[rows, columns], layer.lora.scale)
             if weights:
                 layer.write(buffer[start : start + layer.outputs, : self.inputs], beside, ops)
             elif beside is not None:

@@ -14,26 +14,31 @@ BLOCK = 64
 """Weights of NF4 that share a scale (QLoRA, arXiv 2305.14314, section 3)."""
 
 
+def widened(x: Tensor) -> Tensor:
+    """What is computed with: float32 for 16-bit numbers."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
     """x (T, D), weight (D,) -> out (T, D) = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, arXiv 1910.07467)."""
-    wide = _wide(x)
-    out.copy_(wide * _inverse_rms(wide, eps) * _wide(weight))
+    wide = widened(x)
+    out.copy_(wide * _inverse_rms(wide, eps) * widened(weight))
 
 
 def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, total: Tensor, out: Tensor) -> None:
     """total (T, D) = x + y, rounded to its type; out (T, D) = rms_norm(total)."""
-    total.copy_(_wide(x) + _wide(y))
+    total.copy_(widened(x) + widened(y))
     rms_norm(total, weight, eps, out)
 
 
 def rms_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float, carried: Tensor, d_x: Tensor, out: Tensor | None = None) -> None:
     """d_x (T, D) = carried + the gradient of rms_norm at x; the norm itself once more into `out`. d_x may be `carried`. No gradient of `weight`."""
-    wide, g = _wide(x), _wide(d_out) * _wide(weight)
+    wide, g = widened(x), widened(d_out) * widened(weight)
     inverse = _inverse_rms(wide, eps)
     unit = wide * inverse
     if out is not None:
-        out.copy_(unit * _wide(weight))
-    d_x.copy_(_wide(carried) + inverse * (g - unit * (g * unit).mean(-1, keepdim=True)))
+        out.copy_(unit * widened(weight))
+    d_x.copy_(widened(carried) + inverse * (g - unit * (g * unit).mean(-1, keepdim=True)))
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -45,9 +50,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, out: Tensor, weig
 
     With `weight` (head_dim,) each head goes through rms_norm first, as in Qwen3.
     """
-    heads = _wide(x).unflatten(-1, (-1, head_dim))
+    heads = widened(x).unflatten(-1, (-1, head_dim))
     if weight is not None:
-        heads = heads * _inverse_rms(heads, eps) * _wide(weight)
+        heads = heads * _inverse_rms(heads, eps) * widened(weight)
     out.copy_(_turned(heads, cos, sin).flatten(-2))
 
 
@@ -55,11 +60,11 @@ def rotate_backward(
     d_out: Tensor, cos: Tensor, sin: Tensor, head_dim: int, d_x: Tensor, x: Tensor | None = None, weight: Tensor | None = None, eps: float = 0.0
 ) -> None:
     """d_x (T, H * head_dim). A rotation's gradient is rotated back; with `weight`, x is what `rotate` was given."""
-    back = _turned(_wide(d_out).unflatten(-1, (-1, head_dim)), cos, -sin)
+    back = _turned(widened(d_out).unflatten(-1, (-1, head_dim)), cos, -sin)
     if x is not None and weight is not None:
-        heads = _wide(x).unflatten(-1, (-1, head_dim))
+        heads = widened(x).unflatten(-1, (-1, head_dim))
         inverse = _inverse_rms(heads, eps)
-        unit, g = heads * inverse, back * _wide(weight)
+        unit, g = heads * inverse, back * widened(weight)
         back = inverse * (g - unit * (g * unit).mean(-1, keepdim=True))
     d_x.copy_(back.flatten(-2))
 
@@ -73,14 +78,14 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
     """gate_up (T, 2F): the gate's half, then the other's -> out (T, F) = silu(gate) * up (Shazeer, arXiv 2002.05202)."""
-    gate, up = _wide(gate_up).chunk(2, -1)
+    gate, up = widened(gate_up).chunk(2, -1)
     out.copy_(torch.nn.functional.silu(gate) * up)
 
 
 def swiglu_backward(gate_up: Tensor, d_out: Tensor) -> None:
     """Overwrites both: gate_up (T, 2F) with its gradient, d_out (T, F) with what swiglu gave, which the next product's adapter wants again."""
-    gate, up = _wide(gate_up).chunk(2, -1)
-    g = _wide(d_out)
+    gate, up = widened(gate_up).chunk(2, -1)
+    g = widened(d_out)
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
     out, d_up = silu * up, g * silu
@@ -96,8 +101,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, scale: Tensor, losses: Tensor
     """
     there = targets >= 0
     place = targets.clamp(min=0)[:, None]
-    log_probability = _wide(logits).log_softmax(-1)
-    losses.copy_(-log_probability.gather(-1, place)[:, 0] * there)
+    log_probability = widened(logits).log_softmax(-1)
+    losses.copy_(torch.where(there, -log_probability.gather(-1, place)[:, 0], 0.0))
     gradient = log_probability.exp()
     gradient.scatter_add_(-1, place, gradient.new_full((len(targets), 1), -1.0))
     logits.copy_(gradient * scale * there[:, None])
@@ -136,7 +141,3 @@ def dequantise_nf4(
     out.copy_(values.view(out.shape))
     if beside is not None:
         write_adapter(beside)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
