@@ -5,6 +5,7 @@ from typing import Any
 from halfbyte.recipe.schema import Recipe
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+ROPES = ("default", "linear", "llama3", "yarn")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -54,20 +55,18 @@ def _of_config(config: dict[str, Any]) -> str | None:
     family = config.get("model_type")
     if family not in FAMILY:
         return f"it is for {', '.join(FAMILY)}, and this base is of type {family}"
-    if config.get("hidden_act", "silu") != "silu":
+    if config.get("hidden_act", "silu") not in ("silu", "swish"):
         return f"the base's activation is {config['hidden_act']}, not silu"
     if config.get("attention_dropout"):
         return "the base drops attention out"
-    if config.get("mlp_bias"):
-        return "the base's MLP has biases"
-    if config.get("pretraining_tp", 1) != 1:
+    if config.get("pretraining_tp", 1) not in (1, None):
         return "pretraining_tp is not 1"
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         return "only a part of each head is rotated"
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in ("dynamic", "longrope"):
-        return f"its positions are of kind {kind}, which depends on the length of the row"
+    if kind not in ROPES:
+        return f"its positions are of kind {kind}, not {', '.join(ROPES)}"
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if not isinstance(width, int) or not isinstance(heads, int) or not heads:
         return "config.json gives no width or no heads"

@@ -40,7 +40,6 @@ def test_nothing_speaks_against_it(words):
     ([], {"model_type": "falcon"}, "of type falcon"),
     ([], {"hidden_act": "gelu"}, "is gelu"),
     ([], {"attention_dropout": 0.1}, "drops attention out"),
-    ([], {"mlp_bias": True}, "has biases"),
     ([], {"pretraining_tp": 2}, "pretraining_tp"),
     ([], {"rope_scaling": {"type": "dynamic"}}, "kind dynamic"),
     ([], {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "a part of each head"),
