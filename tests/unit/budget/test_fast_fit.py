@@ -2,7 +2,7 @@
 
 import pytest
 
-from halfbyte.budget.fast_fit import FAMILY, why_plain
+from halfbyte.budget.fast_fit import FAMILY, ROPES, why_plain
 from halfbyte.fast import adopt
 from halfbyte.recipe.load import parse_recipe
 
@@ -18,7 +18,8 @@ def why(*words: str, config: dict | None = None, **given) -> str | None:
 
 
 def test_the_families_are_those_of_the_blocks():
-    assert FAMILY == adopt.FAMILY
+    assert tuple(adopt.FAMILY) == FAMILY
+    assert adopt.ROPES == ROPES
 
 
 @pytest.mark.parametrize(
