@@ -12,7 +12,7 @@ DECISIONS = [
     ("base", "embedded", "ships with halfbyte"), ("device", "CPU, 2 cores", "25 GB of memory"),
     ("split", "160 train, 10 validation, 27 test records", "rows that share a prompt or are nearly the same stay on one side"),
     ("precision", "float32", "no GPU found"), ("optimizer", "adamw_torch", "no GPU, so nothing to page"),
-    ("learning rate", "0.001", "cosine after 1 warm-up steps"), ("validation", "every 9 steps", "best checkpoint kept by validation loss"),
+    ("learning rate", "0.001", "cosine after 1 warm-up step"), ("validation", "every 9 steps", "best checkpoint kept by validation loss"),
 ]  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def padding(trial: Trial) -> str:
     edited[0, -1] = (edited[0, -1] + 1) % trial.vocabulary
     if not trial.stay(trial.logits(_with_ids(ids, edited))[0, :-1], trial.logits(ids)[0, :-1]):
         raise Refuted("logits move with a token that comes later", "the mask lets tokens look ahead", "use a causal mask")
-    return f"a row of {size} tokens beside one of {len(rows[1].ids)}: {worst:.1g} of their spread from each alone"
+    return f"a row of {size} tokens beside one of {len(rows[1].ids)}: logits within {worst:.1g} of their spread of those of each alone"
 
 
 OF_BATCHES = [

@@ -137,7 +137,8 @@ def learning_rate(trial: Trial) -> str:
         seen = f"the rate falls, but is {rates[-1] / peak:.0%} of its peak at the last of {total} steps"
         raise Refuted(seen, "the schedule counts more steps than the run has", "schedule over the steps of the run")
     told = f"; the warm-up of {subject.warmup_steps} steps is longer than the run" if cut_short else ""
-    return f"{rates[0]:.3g} at step 1, {highest:.3g} at step {top + 1}, {rates[-1]:.3g} at step {total}{told}"
+    marked = dict.fromkeys((0, top, total - 1))  # without a warm-up the first step is the highest
+    return ", ".join(f"{rates[at]:.3g} at step {at + 1}" for at in marked) + told
 
 
 OF_ORDER = [

@@ -55,8 +55,8 @@ def accumulation(trial: Trial) -> str:
         raise NotHere(f"the loss is {lowest:.1g} a token: the model knows rows by heart, and their gradients are as small as rounding")
     worst, clips = 0.0, []
     ways = [
-        (f"{len(trial.rows)} x 1", [[row] for row in trial.rows], reference.gradient, reference.loss, reference.supervised),
-        ("x".join(str(len(rows)) for rows in trial.together), trial.together, reference.gradient, reference.loss, reference.supervised),
+        ("+".join("1" for _ in trial.rows), [[row] for row in trial.rows], reference.gradient, reference.loss, reference.supervised),
+        ("+".join(str(len(rows)) for rows in trial.together), trial.together, reference.gradient, reference.loss, reference.supervised),
         ("a last step of 1", [[trial.rows[-1]]], reference.last_gradient, reference.last_loss, reference.last_supervised),
     ]
     with trial.in_training():
@@ -94,7 +94,8 @@ def accumulation(trial: Trial) -> str:
     if clips and max(clips) > min(clips) * (1 + 2 * trial.tolerance.gradient):
         raise Refuted(*_uneven(f"gradients are cut to lengths from {min(clips):.4g} to {max(clips):.4g}"))
     counts = [supervised_of(row) for row in trial.rows]
-    return f"{', '.join(way[0] for way in ways)} over {min(counts)} to {max(counts)} supervised tokens a row: {worst:.1g} from the definition"
+    seen = f"rows as {ways[0][0]}, as {ways[1][0]}, and {ways[2][0]}, {min(counts)} to {max(counts)} supervised tokens each"
+    return f"{seen}: gradients {worst:.1g} from the definition"
 
 
 def _counted(name: str, result: StepResult, supervised: int, tokens: int) -> None:
@@ -161,7 +162,7 @@ def _recomputed(trial: Trial) -> str:
         raise Refuted(seen, "the second run is not the first: dropout drawn anew, or weights exchanged between", hint)
     if twice <= once and once < 2:
         raise NotHere("no layer of this base is recomputed")
-    return f"gradients {differs:.1g} apart, losses {abs(again_loss - kept_loss):.1g}, over {len(row.ids)} tokens"
+    return f"with it and without, over {len(row.ids)} tokens: gradients {differs:.1g} apart, losses {abs(again_loss - kept_loss):.1g}"
 
 
 # The first steps
@@ -343,7 +344,7 @@ def not_finite(trial: Trial) -> str:
             except HalfbyteError as error:
                 if optimizer.seen:
                     raise Refuted("the update was made before the loss was looked at", "the check comes too late", "look at loss and gradient first") from error
-                return f"with NaN in {name} a step stops before the update"
+                return f"with NaN in {name.removeprefix('base_model.model.').removesuffix('.default.weight')} a step stops before the update"
         seen = f"with NaN in {name} a step went on, with a loss of {result.loss:g}"
         raise Refuted(seen, "loss and gradient are not looked at", "stop where either is not finite")
     finally:

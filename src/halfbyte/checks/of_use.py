@@ -122,7 +122,8 @@ def generation(trial: Trial) -> str:
         raise Refuted("the same prompts are answered otherwise the second time", "answers are drawn", "generate greedily, or from a seed")
     _ends(trial, prompts)
     lengths = " and ".join(str(len(prompt)) for prompt in prompts)
-    return f"prompts of {lengths} tokens: one batch answers as one by one, twice; each of {len(subject.end_ids)} end marks ends an answer"
+    ends = "the end mark ends" if len(subject.end_ids) == 1 else f"each of {len(subject.end_ids)} end marks ends"
+    return f"prompts of {lengths} tokens: one batch answers as one by one, twice; {ends} an answer"
 
 
 def _as_batch(trial: Trial, ids: list[int]) -> Any:

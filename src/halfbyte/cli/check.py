@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from halfbyte.cli.screen import Screen, print_json, printable
+from halfbyte.cli.screen import Screen, called, print_json, printable
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML); `halfbyte new FILE` writes one.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe, such as train.num_epochs=2.")]
-SIGNS = {True: ("proven", "green"), False: ("not proven", "bold red"), None: ("not here", "yellow")}
+SIGNS = {True: ("proven", "green"), False: ("not proven", "bold red"), None: ("not looked at", "yellow")}
 
 
 def check(
@@ -30,6 +31,7 @@ def check(
     with Screen() as screen:
         if not json:
             api.check(loaded, listener_of(screen), deep)
+            screen.print(f"Next: {escape(called())} train {escape(str(recipe))}", highlight=False)
             return
         proofs: list[dict[str, Any]] = []
         try:
@@ -39,11 +41,15 @@ def check(
 
 
 def listener_of(screen: Screen) -> Callable[[dict[str, Any]], None]:
+    unseen: list[str] = []
+
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "proof":
             show_proof(screen, event)
+            unseen.extend([event["name"]] * (event["passed"] is None))
         elif event["event"] == "proofs":
-            screen.print(f"{event['passed']} proven in {event['seconds']:.1f} s", highlight=False)
+            rest = f"; not looked at: {', '.join(unseen)}" if unseen else ""
+            screen.print(f"\n[bold]{event['passed']} proven[/] in {event['seconds']:.1f} s{escape(rest)}", highlight=False)
         else:
             screen.on_event(event)
 
@@ -53,7 +59,7 @@ def listener_of(screen: Screen) -> Callable[[dict[str, Any]], None]:
 def show_proof(screen: Screen, proof: dict[str, Any]) -> None:
     sign, style = SIGNS[proof["passed"]]
     line = Table.grid(padding=(0, 2, 0, 0))
-    line.add_column(width=10)
+    line.add_column(width=13)
     line.add_column(width=16)
     line.add_column(overflow="fold")
     line.add_row(Text(sign, style), Text(proof["name"], "bold"), Text(printable(proof["told"]), "" if proof["passed"] else style))

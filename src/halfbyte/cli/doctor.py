@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from halfbyte.cli.screen import Screen, print_json, printable
@@ -18,7 +19,7 @@ RECIPES, SCRIPTS = (".yaml", ".yml"), (".py", ".ipynb")
 
 
 def doctor(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="A recipe, or scripts and notebooks; without any, the machine.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="A recipe, or scripts and notebooks; without any, the machine.")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="What is unwise in a recipe.")] = None,
     notebook: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Faults of a training script or notebook (.py, .ipynb), several in order.")
@@ -51,8 +52,16 @@ def _show_machine(runs: Path, json: bool, screen: Screen) -> None:
     from halfbyte.checks.golden import STEPS
 
     def show(check: Check) -> None:
-        line = Text.assemble((f"{check.verdict:8}", VERDICTS[check.verdict]), (f"{check.name:24} ", "bold"), printable(check.figure))
-        screen.print(line, highlight=False, soft_wrap=True)
+        verdict, name = Text(f"{check.verdict:8}", VERDICTS[check.verdict]), Text(f"{check.name:24} ", "bold")
+        if screen.console.is_terminal:  # what is longer than the line goes on under its own column
+            line = Table.grid()
+            line.add_column(width=8)
+            line.add_column(width=25)
+            line.add_column(overflow="fold")
+            line.add_row(verdict, name, Text(printable(check.figure)))
+            screen.print(line)
+        else:
+            screen.print(Text.assemble(verdict, name, printable(check.figure)), highlight=False, soft_wrap=True)
         if check.mend:
             screen.print(Padding(Text(f"mend: {printable(check.mend)}"), (0, 0, 0, 8), expand=False))
 

@@ -95,7 +95,7 @@ class Screen:
         self.print(f"Kept in {escape(str(prepared.folder))}, found again by the next train", highlight=False)
 
     def _show_decisions(self, title: str, decisions: list[Any], notes: list[str]) -> None:
-        table = _table(title)
+        table = table_of(title)
         for column, style in (("", "bold"), ("decided", ""), ("because", "dim")):
             table.add_column(column, style=style, overflow="fold")
         for decision in decisions:
@@ -107,7 +107,7 @@ class Screen:
     def _show_bill(self, bill: dict[str, Any], left_out: bool) -> None:
         """The truncation bill. `left_out`: answers did not fit, the longest of which may not be counted."""
         self.print()
-        table = _table(f"Share of {bill['answer_tokens']:,} answer tokens kept, by max_length")
+        table = table_of(f"Share of {bill['answer_tokens']:,} answer tokens kept, by max_length")
         for column in ("max_length", *bill["kept"]):
             table.add_column(column, justify="left" if column == "max_length" else "right")
         table.add_row("here: the prompt gives way", *(f"{share:.1%}" for share in bill["kept"].values()))
@@ -120,7 +120,7 @@ class Screen:
     def show_ledger(self, ledger: dict[str, Any]) -> None:
         """Every row that was read, in one bin each."""
         self.print()
-        table = _table(f"{ledger['records_read']:,} rows read")
+        table = table_of(f"{ledger['records_read']:,} rows read")
         table.add_column("bin")
         table.add_column("rows", justify="right")
         for name, count in ledger["bins"].items():
@@ -209,7 +209,9 @@ class Screen:
             self._step(event)
         elif kind == "validation":
             self.validation = f"{event['loss']:.3f} (step {event['step']})"
-        elif kind in ("skipped", "note", "resume", "memory_change"):
+        elif kind == "resume":
+            self.print(f"[yellow]resume[/] what comes after step {event['step']}", highlight=False)
+        elif kind in ("skipped", "note", "memory_change"):
             where = f" step {event['step']}" if "step" in event else ""
             self.print(f"[yellow]{kind.replace('_', ' ')}[/]{where} {escape(printable(event.get('reason') or event.get('message') or ''))}", highlight=False)
         elif kind == "measuring":
@@ -237,7 +239,7 @@ class Screen:
         self.print(f"        {escape(called())} new YOUR_FILE.csv        (writes a recipe for your own data)", highlight=False)
 
     def _show_comparisons(self, comparisons: list[dict[str, Any]]) -> None:
-        table = _table("Base against tuned, on rows that were never trained on")
+        table = table_of("Base against tuned, on rows that were never trained on")
         for column in ("", "base", "tuned", "difference", "verdict"):
             table.add_column(column, justify="left" if column in ("", "verdict") else "right", overflow="fold")
         for one in comparisons:
@@ -283,7 +285,7 @@ class Screen:
             self.progress = self.bar = None
 
 
-def _table(title: str) -> Table:
+def table_of(title: str) -> Table:
     return Table(title=escape(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from halfbyte.cli.screen import Screen
+from halfbyte.cli.screen import Screen, table_of
 from halfbyte.errors import IntegrityError
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -34,7 +33,7 @@ def verify_resume(
             screen.print(f"[dim]{'cut' if event['cut'] else 'left alone'}: step {event['step']} of {steps}, loss {event['loss']:.6f}[/]", highlight=False)
 
     proof = api.verify_resume(loaded, steps, tell)
-    table = Table(title="Left alone, and cut behind every step", title_justify="left", show_edge=False)
+    table = table_of("Left alone, and cut behind every step")
     for column in ("step", "rows", "learning rate", "loss", ""):
         table.add_column(column, overflow="fold")
     for one in proof.steps:

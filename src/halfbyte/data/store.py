@@ -222,4 +222,6 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise MachineError(f"{place}: cannot be written: {why}", hint="free space there, or set HALFBYTE_CACHE to another folder") from error
+        raise MachineError(
+            f"{place}: cannot be written: {why}", hint="make room or give the right to write there, or set HALFBYTE_CACHE to another folder"
+        ) from error

@@ -24,6 +24,8 @@ LARGEST_RECIPE_BYTES = 1_000_000
 # Of files that are no recipes: people give the data where the recipe is asked for.
 DATA_ENDINGS = {".csv", ".tsv", ".txt", ".text", ".md", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".xz", ".zst"}
 RECIPE_ENDINGS = {".yaml", ".yml"}
+# Named in a hint; more of them hide the one that was meant.
+MOST_RECIPES = 6
 WITHOUT_POINT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 EXPLAIN = "halfbyte recipe --explain lists every key"
 
@@ -122,8 +124,7 @@ def load_recipe_alone(path: Path, overrides: list[str] | None = None) -> Loaded:
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         if os.path.isdir(path):
             raise RecipeError(f"{path}: is a folder, not a recipe", hint="name the recipe in it, such as FOLDER/train.yaml; halfbyte new FOLDER writes one")
-        near = [str(p) for p in sorted(Path("recipes").glob("*.yaml"))]
-        raise RecipeError(f"{path}: no such recipe file", hint="there are: " + ", ".join(near) if near else "halfbyte new FILE writes one")
+        raise RecipeError(f"{path}: no such recipe file", hint=_recipes_near(path))
     if path.suffix.lower() not in RECIPE_ENDINGS and DATA_ENDINGS & {ending.lower() for ending in path.suffixes[-2:]}:
         raise RecipeError(f"{path}: is data, not a recipe", hint=f"halfbyte new {path} writes a recipe for it")
     if path.stat().st_size > LARGEST_RECIPE_BYTES:
@@ -434,6 +435,8 @@ def _say(item: Any, path: list[str], section: type[BaseModel] | None) -> str:
         return _one_of(str(item["ctx"]["tag"]), list(_kinds(path[0])))
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         return _one_of(item["input"], re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    if item["type"] == "string_pattern_mismatch" and path == ["name"]:
+        return f"{item['input']!r} is no name for a folder: 1 to 64 of a-z 0-9 . _ - that begin with a letter or a digit"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = item.get("input")
@@ -470,6 +473,15 @@ def _meant(path: list[str], names: list[str]) -> str:
     if near := difflib.get_close_matches(key, list(elsewhere | TRANSLATIONS), n=1, cutoff=0.8):
         return f"did you mean {(elsewhere | TRANSLATIONS)[near[0]]!r}?"
     return f"there are: {', '.join(names)}"
+
+
+def _recipes_near(path: Path) -> str:
+    """The recipe that was meant, where a name is close; otherwise those that are here: the user's own first."""
+    here = sorted(Path().glob("*.yaml")) + sorted(Path("recipes").glob("*.yaml"))
+    if meant := [str(one) for one in here if one.stem in difflib.get_close_matches(path.stem, [one.stem for one in here], n=1, cutoff=0.7)]:
+        return f"did you mean {meant[0]}?"
+    more = f" and {len(here) - MOST_RECIPES} more" if len(here) > MOST_RECIPES else ""
+    return f"there are: {', '.join(map(str, here[:MOST_RECIPES]))}{more}" if here else "halfbyte new FILE writes one"
 
 
 def _kinds(top: str) -> dict[str, type[BaseModel]]:

@@ -214,7 +214,7 @@ def make_plan(
         "validation", ("every step" if every == 1 else f"every {every} steps") if has_validation else "none",
         "best checkpoint kept by validation loss" if has_validation else "no validation rows: the last state is kept",
     )  # fmt: skip
-    rate = Decision("learning rate", f"{train.learning_rate:g}", f"{train.schedule} after {warmup} warm-up steps")
+    rate = Decision("learning rate", f"{train.learning_rate:g}", f"{train.schedule} after {warmup} warm-up step{'s' * (warmup != 1)}")
     return Plan(
         precision=precision.value, optimizer=optimizer.value, computing=computing,
         total_steps=total, steps_per_epoch=per_epoch, warmup_steps=warmup, eval_steps=every,

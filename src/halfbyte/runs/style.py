@@ -10,7 +10,8 @@ PAGE = """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,sans-serif}
 main{max-width:72rem;margin:0 auto;padding:2.2rem 1.4rem 3rem}
 h1,h2,.verdict .title,.verdict .sentence{font-family:"Iowan Old Style",Charter,"Palatino Linotype",Palatino,Georgia,serif;font-weight:600;margin:0}
-h1{font-size:1.15rem;line-height:1.3;overflow-wrap:anywhere}h2{font-size:1.02rem}h3{font-size:.85rem;margin:1.6rem 0 .5rem}h3:first-child{margin-top:0}
+h1{font-size:1.15rem;line-height:1.3;overflow-wrap:anywhere}h2{font-size:1.02rem;text-wrap:balance}
+h3{font-size:.85rem;margin:1.6rem 0 .5rem}h3:first-child{margin-top:0}
 .status{font:600 .8rem/1 system-ui,sans-serif;white-space:nowrap;margin-left:.6rem}
 .status::before{content:"";display:inline-block;width:.6em;height:.6em;border-radius:50%;background:currentColor;margin-right:.4em}
 .unfinished{color:var(--quiet)}.finished,.better{color:var(--good)}.failed,.worse{color:var(--bad)}.interrupted,.no-evidence{color:var(--mid)}

@@ -73,6 +73,13 @@ def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
     with pytest.raises(RecipeError) as caught:
         load_recipe(Path("nowhere.yaml"))
     assert "recipes/smoke.yaml" in caught.value.hint
+    (tmp_path / "mine.yaml").write_text(LEAST)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(Path("nowhere.yaml"))
+    assert caught.value.hint == "there are: mine.yaml, recipes/smoke.yaml"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(Path("mnie.yaml"))
+    assert caught.value.hint == "did you mean mine.yaml?"
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -136,8 +143,8 @@ def test_all_problems_are_told_at_once_each_with_its_line():
     ("data: {path: a.csv}\nevaluate: {prompts: ['a', ' ']}", f"{FILE}:2: evaluate.prompts.1: is empty: write a few words, or take it out, got ' '"),
     ("data: {}\n", f"{FILE}:1: data.path: is missing"),
     ("data: {path: a, kind: prompt_response, response_column: b}\n", f"{FILE}:1: data.prompt_column: is missing"),
-    ("name: Tale\n" + LEAST, f"{FILE}:1: name: string should match pattern"),
-    ("name: ../x\n" + LEAST, f"{FILE}:1: name: string should match pattern"),
+    ("name: Tale\n" + LEAST, f"{FILE}:1: name: 'Tale' is no name"),
+    ("name: ../x\n" + LEAST, f"{FILE}:1: name: '../x' is no name"),
     ("name: false\n" + LEAST, f"{FILE}:1: name: input should be a valid string, got false: write it in quotes"),
     ("train: 5\n" + LEAST, f"{FILE}:1: train: input should be a valid dictionary"),
     ("quant: {kind: nf5}\n" + LEAST, "quant.kind: 'nf5' is none of nf4, fp4, none; did you mean 'nf4'?"),

@@ -128,7 +128,7 @@ def test_warm_up_is_a_share_below_one_and_a_count_from_one(asked, total, steps):
     plan = plan_of(max_steps=total, warmup_steps=asked)
     assert plan.warmup_steps == steps
     reason = next(decision.reason for decision in plan.decisions if decision.name == "learning rate")
-    assert reason == f"cosine after {steps} warm-up steps"
+    assert reason == f"cosine after {steps} warm-up step{'s' * (steps != 1)}"
     told = [note for note in plan.notes if "warm-up" in note]
     assert bool(told) == (steps > total)
 
