@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("halfbyte", "torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -46,8 +47,17 @@ def save_raw(name: str, content: object, results: Path = RESULTS) -> None:
     (results / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def record(claim: str, value: float, unit: str, results: Path = RESULTS, place: str | None = None, taken_with: dict[str, str] | None = None) -> None:
-    """Adds or replaces one claim. `command` is the command that runs now; `place` and `taken_with` (versions) are of a measurement that was taken elsewhere."""
+def record(
+    claim: str,
+    value: float,
+    unit: str,
+    results: Path = RESULTS,
+    place: str | None = None,
+    taken_with: dict[str, str] | None = None,
+    beside: dict[str, Any] | None = None,
+) -> None:
+    """Adds or replaces one claim. `command` is the command that runs now; `place` and `taken_with` (versions) are of a measurement that was taken elsewhere;
+    `beside`: what else is to be said of it, such as peak_gb."""
     results.mkdir(parents=True, exist_ok=True)
     file = results / "claims.json"
     claims = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
@@ -56,5 +66,6 @@ def record(claim: str, value: float, unit: str, results: Path = RESULTS, place: 
     claims.append({
         "claim": claim, "value": value, "unit": unit, "command": command, "where": place or where(),
         "date": datetime.now(UTC).date().isoformat(), "versions": taken_with or versions(),
+        **(beside or {}),
     })  # fmt: skip
     file.write_text(json.dumps(sorted(claims, key=lambda one: one["claim"]), indent=1) + "\n", encoding="utf-8")

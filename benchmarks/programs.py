@@ -8,6 +8,8 @@ it is needed: Unsloth must come before torch, and a program that is not installe
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from halfbyte.data.batches import Batch
+
 MAX_NORM = 1.0
 # What is measured where nothing else is asked for: rows x tokens.
 SHAPE, GRIDS, RANK = "mistral-7b", ("4x2048", "1x2048"), 16
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+FALCON_LINEARS = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+ALL = 10**9  # layers
+FULL_ENOUGH = 0.9  # share of a packed row that documents fill at least
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,14 @@ class Configuration:
     shape: str
     rows: int
     tokens: int
-    """A row; there is no padding."""
+    """A row; there is no padding, or, in a packed row, hardly any, which no program is given."""
     rank: int
+    packed: str = ""
+    """Rows are filled with documents whose lengths are drawn from these of row_lengths.json; none: a row is one document."""
 
     @property
     def name(self) -> str:
-        return f"{self.shape}-{self.rows}x{self.tokens}-r{self.rank}"
+        return f"{self.shape}-{self.rows}x{self.tokens}{'-' if self.packed else ''}{self.packed}-r{self.rank}"
 
     # What all programs are given lies in one folder.
 
@@ -42,15 +51,21 @@ class Configuration:
         return scratch / f"{self.shape}-adapter-r{self.rank}.safetensors"
 
     def ids(self, scratch: Path) -> Path:
-        return scratch / f"{self.shape}-ids-{self.rows}x{self.tokens}.npy"
+        return scratch / f"{self.shape}-ids-{self.rows}x{self.tokens}{self.packed}.npy"
+
+    def documents(self, scratch: Path) -> Path:
+        return self.ids(scratch).with_suffix(".documents.npy")
 
     def is_written(self, scratch: Path) -> bool:
-        return all(path.exists() for path in (self.base(scratch), self.adapter(scratch), self.ids(scratch)))
+        needed = [self.base(scratch), self.adapter(scratch), self.ids(scratch), *([self.documents(scratch)] if self.packed else [])]
+        return all(path.exists() for path in needed)
 
 
 def configuration_of(shape: str, grid: str, rank: int) -> Configuration:
-    rows, tokens = grid.split("x")
-    return Configuration(shape, int(rows), int(tokens), rank)
+    """grid: ROWSxTOKENS, or ROWSxTOKENS:LENGTHS of packed rows."""
+    size, _, packed = grid.partition(":")
+    rows, tokens = size.split("x")
+    return Configuration(shape, int(rows), int(tokens), rank, packed)
 
 
 @dataclass(frozen=True)
@@ -66,26 +81,56 @@ class Steps:
 
 @dataclass(frozen=True)
 class Given:
-    """What a program is built from: the checkpoint's folder, the adapter's rank (alpha is the same), tokens a row, and where to run."""
+    """What a program is built from: the checkpoint's folder, the adapter's rank (alpha is the same), tokens a row at most, and where to run."""
 
     base: Path
     rank: int
     tokens: int
     device: str
 
+    @property
+    def linears(self) -> list[str]:
+        return FALCON_LINEARS if self.base.name.startswith("falcon") else LINEARS
 
-# ids (B, T) on the CPU -> loss and gradient norm before clipping, as numbers or () tensors
-Step = Callable[["nn.Module", "Tensor", "torch.optim.Optimizer"], tuple[Any, Any]]
+
+@dataclass(frozen=True)
+class Rows:
+    """Of one step, on the CPU, as a data loader would hand them over: made before anything is timed."""
+
+    batch: "Batch"
+    """As halfbyte takes them. In a packed row the first token of each document has no label."""
+    flat: dict[str, "Tensor"] | None
+    """Packed rows as transformers and Unsloth's trainer take them: one row without padding, (1, N) input_ids, labels and position_ids."""
+    documents: "Tensor | None"
+    """(N,) int32, the documents' lengths of `flat`."""
+
+    @property
+    def tokens(self) -> int:
+        return self.batch.tokens
+
+    @property
+    def supervised(self) -> int:
+        return self.batch.supervised
 
 
-def plain_step(model: "nn.Module", ids: "Tensor", optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
-    """The step that each peer's documentation shows: the model's own loss, the mean over the T - 1 supervised tokens of each row."""
+# loss and gradient norm before clipping, as numbers or () tensors
+Step = Callable[["nn.Module", Rows, "torch.optim.Optimizer"], tuple[Any, Any]]
+
+
+def plain_step(model: "nn.Module", rows: Rows, optimizer: "torch.optim.Optimizer", lengths: bool = False) -> tuple[Any, Any]:
+    """The step that each peer's documentation shows: the model's own loss, the mean over the supervised tokens.
+
+    `lengths`: packed rows come with their documents' lengths, as Unsloth's trainer hands them over; transformers finds them in the positions.
+    """
     import torch
 
     trained = optimizer.param_groups[0]["params"]
-    ids = ids.to(trained[0].device, non_blocking=True)
-    with torch.autocast(ids.device.type, torch.bfloat16):
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    given = rows.flat or {"input_ids": rows.batch.ids, "labels": rows.batch.labels}
+    on_device: dict[str, Any] = {name: tensor.to(trained[0].device, non_blocking=True) for name, tensor in given.items()}
+    if lengths and rows.documents is not None:
+        on_device["packed_seq_lengths"] = rows.documents  # from the CPU it takes them without waiting for the GPU
+    with torch.autocast(trained[0].device.type, torch.bfloat16):
+        loss = model(**on_device, use_cache=False).loss
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(trained, MAX_NORM)
     optimizer.step()
@@ -93,14 +138,12 @@ def plain_step(model: "nn.Module", ids: "Tensor", optimizer: "torch.optim.Optimi
     return loss.detach(), norm
 
 
-def our_step(model: "nn.Module", ids: "Tensor", optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
+def our_step(model: "nn.Module", rows: Rows, optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
     import torch
 
-    from halfbyte.data.batches import Batch
     from halfbyte.train.step import train_step
 
-    scaler = torch.amp.GradScaler(enabled=False)
-    result = train_step(model, [Batch(ids, ids, (ids.shape[1],) * ids.shape[0])], optimizer, MAX_NORM, torch.bfloat16, scaler)
+    result = train_step(model, [rows.batch], optimizer, MAX_NORM, torch.bfloat16, torch.amp.GradScaler(enabled=False))
     return result.loss, result.grad_norm
 
 
@@ -115,36 +158,32 @@ def ours(given: Given, checkpointing: bool = True) -> "nn.Module":
 
     device = torch.device(given.device, 0) if given.device == "cuda" else torch.device(given.device)
     loaded = load_base(find_base(str(given.base)), NF4(), "bfloat16", device)
-    model, _ = add_adapter(loaded.model, Adapter(r=given.rank, alpha=given.rank, target_modules=LINEARS), seed=0)
+    model, _ = add_adapter(loaded.model, Adapter(r=given.rank, alpha=given.rank, target_modules=given.linears), seed=0)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
 
-def fast(given: Given, **how: Any) -> "nn.Module":
-    """halfbyte's fast path: the plain path's model, computed by fast/decoder.py. `how`: what of each layer is kept, and where."""
+def by_hand(model: "nn.Module", keep: tuple[str, ...] = ("all",), parked: bool = False, resident: int = 0, tight: bool = False, record: bool = True) -> None:
+    """halfbyte's fast path on the plain path's model, as `model.fast`.
+
+    keep: what layers keep (fast/layer.py), one after the other and again from the first; parked: it waits in the computer's memory; resident: of so many
+    layers the weights stay in 16 bits; tight: one buffer for all other weights; record: steps of a shape that comes again are recorded.
+    """
     import torch
 
     from halfbyte.fast.decoder import FastDecoder
 
-    model = ours(given, checkpointing=False)
-    layers = len(model.get_base_model().model.layers)  # type: ignore[operator, union-attr]
-    keep = [how.pop("keep", "all")] * layers
-    if how.pop("away", False):
-        how["parked"] = range(layers - 2)  # those of the last two are wanted at once
-    if "resident" in how:
-        how["resident"] = range(min(layers, how["resident"]))
-    model.fast = FastDecoder(model, torch.bfloat16, keep, **how)  # type: ignore[assignment]
-    return model
+    layers = model.get_base_model().config.num_hidden_layers  # type: ignore[operator, union-attr]
+    away = range(layers - 2) if parked else range(0)  # those of the last two are wanted at once
+    stay = range(min(layers, resident))
+    model.fast = FastDecoder(model, torch.bfloat16, list(islice(cycle(keep), layers)), away, stay, tight, record)  # type: ignore[assignment]
 
 
-def fast_step(model: "nn.Module", ids: "Tensor", optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
+def fast_step(model: "nn.Module", rows: Rows, optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
     import torch
 
-    from halfbyte.data.batches import Batch
-
-    labels = ids.clone()
-    loss = model.fast.accumulate(Batch(ids, labels, (ids.shape[1],) * ids.shape[0]), 1 / (ids.numel() - len(ids)))  # type: ignore[operator]
+    loss = model.fast.accumulate(rows.batch, 1 / rows.supervised)  # type: ignore[operator, union-attr]
     norm = torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], MAX_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -164,7 +203,7 @@ def hf(given: Given, loader: Any = None) -> "nn.Module":
 
         set_cpu_repacking(base, on=False)
     prepared = prepare_model_for_kbit_training(base, use_gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False})
-    section = LoraConfig(r=given.rank, lora_alpha=given.rank, lora_dropout=0.0, bias="none", target_modules=LINEARS, task_type="CAUSAL_LM")
+    section = LoraConfig(r=given.rank, lora_alpha=given.rank, lora_dropout=0.0, bias="none", target_modules=given.linears, task_type="CAUSAL_LM")
     return get_peft_model(prepared, section).train()
 
 
@@ -191,7 +230,7 @@ def unsloth(given: Given, checkpointing: bool | str) -> "nn.Module":
         str(given.base), max_seq_length=given.tokens, dtype=torch.bfloat16, load_in_4bit=True, use_gradient_checkpointing=checkpointing
     )
     wrapped = FastLanguageModel.get_peft_model(
-        model, r=given.rank, lora_alpha=given.rank, lora_dropout=0, bias="none", target_modules=LINEARS, random_state=0,
+        model, r=given.rank, lora_alpha=given.rank, lora_dropout=0, bias="none", target_modules=given.linears, random_state=0,
         use_gradient_checkpointing=checkpointing,
     )  # fmt: skip
     return wrapped.train()
@@ -209,6 +248,8 @@ class Program:
     build: Callable[[Given], "nn.Module"]
     about: str
     step: Step = plain_step
+    prepare: "Callable[[nn.Module], None] | None" = None
+    """Sets up what `build` has built. Programs that differ in this alone can be timed one after the other on one model."""
     imported_first: str | None = None
     """A package that must be imported before torch."""
     hidden: tuple[str, ...] = ()
@@ -217,29 +258,58 @@ class Program:
     around: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered around all steps."""
 
+    @property
+    def process(self) -> tuple[Any, ...]:
+        """Programs for which this is equal can share a process and the model in it."""
+        return self.build, self.imported_first, self.hidden, tuple(self.environment.items())
 
+
+ours_kept = partial(ours, checkpointing=False)
+unsloth_step = partial(plain_step, lengths=True)
+
+
+def by_hand_with(about: str, **how: Any) -> Program:
+    return Program(ours_kept, f"halfbyte's fast path: {about}", step=fast_step, prepare=partial(by_hand, **how))
+
+
+def unsloth_with(checkpointing: bool | str, about: str, **more: Any) -> Program:
+    return Program(partial(unsloth, checkpointing=checkpointing), about, step=unsloth_step, imported_first="unsloth", **more)
+
+
+# The fast path's ways, from the most memory to the least.
+WAYS = {
+    "fast-resident-all": by_hand_with("everything kept, and all weights in 16 bits", resident=ALL),
+    "fast-resident": by_hand_with("everything kept, and the weights of 10 layers in 16 bits", resident=10),
+    "fast": by_hand_with("everything kept"),
+    "half": by_hand_with("every second layer computes gate and up again", keep=("all", "thin")),
+    "thin": by_hand_with("all layers compute gate and up again", keep=("thin",)),
+    "slim": by_hand_with("layer inputs and attention's results kept", keep=("attention",)),
+    "lean-thin": by_hand_with(
+        "in the computer's memory layer inputs, attention's results and, of every second layer, all but gate and up", keep=("attention", "thin"), parked=True
+    ),
+    "lean": by_hand_with("layer inputs and attention's results in the computer's memory", keep=("attention",), parked=True),
+    "lean-tight": by_hand_with("lean, with one buffer for all weights", keep=("attention",), parked=True, tight=True),
+    "leanest": by_hand_with("layer inputs in the computer's memory, one buffer for all weights", keep=("input",), parked=True, tight=True),
+}
 PROGRAMS = {
     "ours": Program(ours, "halfbyte's plain path, checkpointing", step=our_step),
-    "ours-kept": Program(lambda given: ours(given, checkpointing=False), "halfbyte's plain path, no checkpointing", step=our_step),
-    "fast": Program(lambda given: fast(given, record=True), "halfbyte's fast path, everything kept", step=fast_step),
-    "fast-resident": Program(lambda given: fast(given, record=True, resident=10), "the same, weights of 10 layers kept in 16 bits", step=fast_step),
-    "lean": Program(
-        lambda given: fast(given, keep="attention", away=True, record=True), "fast path, layer inputs and attention results in the computer's memory",
-        step=fast_step,
-    ),
-    "leanest": Program(
-        lambda given: fast(given, keep="input", away=True, record=True, tight=True), "fast path, layer inputs in the computer's memory", step=fast_step
-    ),
+    "ours-kept": Program(ours_kept, "halfbyte's plain path, no checkpointing", step=our_step),
+    **WAYS,
     "hf": Program(hf, "transformers + peft, prepare_model_for_kbit_training, checkpointing"),
     "hf-compile": Program(hf_compile, "hf, decoder layers compiled"),
     "liger": Program(liger, "hf, Liger kernels"),
-    "unsloth": Program(lambda given: unsloth(given, "unsloth"), 'checkpointing "unsloth" (its default)', imported_first="unsloth"),
-    "unsloth-true": Program(lambda given: unsloth(given, True), "checkpointing True", imported_first="unsloth"),
-    "unsloth-off": Program(lambda given: unsloth(given, False), "checkpointing False", imported_first="unsloth"),
+    "unsloth": unsloth_with("unsloth", 'checkpointing "unsloth" (its default)'),
+    "unsloth-true": unsloth_with(True, "checkpointing True"),
+    "unsloth-off": unsloth_with(False, "checkpointing False"),
     # Its own attention reads torch's priority. xformers would stand before it. The rows all have one length, so padding them for cuDNN's plans
     # (its default bucket) would only cost.
-    "unsloth-off-cudnn": Program(
-        lambda given: unsloth(given, False), "checkpointing False, cuDNN attention preferred", imported_first="unsloth", hidden=("xformers",),
-        environment={"UNSLOTH_SDPA_CUDNN_BUCKET": "0"}, around=cudnn_preferred,
+    "unsloth-off-cudnn": unsloth_with(
+        False, "checkpointing False, cuDNN attention preferred", hidden=("xformers",), environment={"UNSLOTH_SDPA_CUDNN_BUCKET": "0"}, around=cudnn_preferred
     ),
-}  # fmt: skip
+}
+
+
+def family_of(name: str) -> str:
+    """`ours`, `hf` or `unsloth`."""
+    first = name.split("-")[0]
+    return {"hf": "hf", "liger": "hf", "unsloth": "unsloth"}.get(first, "ours")

@@ -7,6 +7,12 @@
 A cell is a configuration and a program. Each runs in a process of its own, leaves benchmarks/results/suite/CONFIGURATION--PROGRAM.json
 and is not run again. One call of this command is a sitting: it times the ANCHORS first, so that cells of different sittings can be
 compared. A program that is not installed, fails, runs out of memory or out of time leaves a cell that says so.
+
+Where time on the machine is short, cells whose model is the same share a process, which loads it once:
+
+    python benchmarks/suite.py --together --no-anchors --warm-caches --warm-up 5 --timed 8 --repeats 1 --again --programs fast lean unsloth ...
+
+Packed rows are ROWSxTOKENS:LENGTHS, such as 1x8192:alpaca, with documents of the lengths in row_lengths.json.
 """
 
 import argparse
@@ -20,13 +26,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from claims import RESULTS, save_raw
 from programs import GRIDS, PROGRAMS, RANK, SHAPE, Configuration, Steps, configuration_of
+from suite_claims import record_ratios
 from suite_table import REFERENCES, load_cells, markdown, record_claims, write_page
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +45,25 @@ MARGIN = 1.1  # a cell may take this much longer than the one it is judged by
 FEWEST_WARM_UP = 5
 # A process that was stopped for the budget says nothing about its program.
 BUDGET_SPENT = "budget spent"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to be measured."""
+
+    configuration: Configuration
+    program: str
+    steps: Steps
+    anchor: bool = False
+    done: bool = False
+    """It is there; an anchor is timed once more."""
+    budget_bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration.name}--{self.program}"
+
+
 LAST_LINE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)\b.*")
 
 
@@ -45,49 +72,86 @@ def sit(args: argparse.Namespace) -> None:
     deadline = time.monotonic() + args.budget_seconds
     folder = args.results / "suite"
     sitting: dict[str, Any] = {"sitting": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "anchored_on": args.anchor.name, "anchors": {}}
-    configurations = dict.fromkeys([args.anchor, *args.configurations])
-    unwritten = [asdict(configuration) for configuration in configurations if not configuration.is_written(args.scratch)]
-    if unwritten and (failed := in_own_process(args, {"write": unwritten}, "write", args.limit_seconds)):
+    jobs = jobs_of(args, folder)
+    if failed := write_given(args, {job.configuration for job in jobs}):
         sys.exit(f"what the programs are given could not be written: {failed}")
-    anchors = [(args.anchor, name) for name in ANCHORS]
-    # The program that losses and bytes are compared with comes before those that are compared.
-    others = [(configuration, name) for configuration in args.configurations for name in sorted(args.programs, key=lambda name: name not in REFERENCES)]
+    for group in grouped(jobs) if args.together else [[job] for job in jobs]:
+        chosen: list[Job] = []
+        left = deadline - time.monotonic()
+        for job in group:
+            needed = MARGIN * expected_seconds(load_cells(folder), job.configuration, job.program, job.steps, beside=bool(chosen))
+            if needed > left:
+                print(f"{job.name}: not begun: it takes about {needed:.0f} s and {left:.0f} s of the budget are left", flush=True)
+                continue
+            left -= needed
+            chosen.append(job)
+        for job, measured in run_jobs(args, chosen, deadline):
+            cell = {**measured, "sitting": sitting["sitting"]}
+            again = ", the anchor again" if job.done else ""
+            print(f"{job.name}{again}: {in_short(cell)}; {deadline - time.monotonic():.0f} s left", flush=True)
+            if cell["reason"] == BUDGET_SPENT:
+                continue
+            if not job.done:
+                save_raw(f"{job.name}.json", cell, folder)
+            if job.anchor and cell["status"] == "measured":
+                sitting |= {"where": cell["where"], "versions": cell["versions"]}
+                sitting["anchors"][job.program] = {key: cell[key] for key in ("tokens_per_second", "median_ms", "repeat_medians_ms", "gpu")}
+                save_sitting(folder, sitting)
+    cells = load_cells(folder)
+    print(markdown(cells, load_sittings(folder)))
+    record_claims(cells, args.results)
+    record_ratios(cells, args.results)
+
+
+def jobs_of(args: argparse.Namespace, folder: Path) -> list[Job]:
+    """The anchors first; then the program that losses and bytes are compared with before those that are compared."""
+    anchors = [(args.anchor, name) for name in ANCHORS] if args.anchors else []
+    others = [(configuration, name) for configuration in args.configurations for name in sorted(args.programs, key=lambda name: name not in REFERENCES[:2])]
+    jobs = []
     for configuration, name in dict.fromkeys([*anchors, *others]):
         file = folder / f"{configuration.name}--{name}.json"
         earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         # A package that was missing may be there now, and to look costs a moment.
         done = earlier is not None and earlier["status"] != "missing" and not args.again
         anchor = (configuration, name) in anchors
-        if done and not (anchor and earlier["status"] == "measured"):
-            continue
-        steps = Steps(args.warm_up, args.timed, 1 if done else args.repeats)
-        left = deadline - time.monotonic()
-        needed = MARGIN * expected_seconds(load_cells(folder), configuration, name, steps)
-        if needed > left:
-            print(f"{file.stem}: not begun: it takes about {needed:.0f} s and {left:.0f} s of the budget are left", flush=True)
-            continue
-        cell = {**run_cell(args, configuration, name, steps, left), "sitting": sitting["sitting"]}
-        again = ", the anchor again" if done else ""
-        print(f"{file.stem}{again}: {in_short(cell)}; {deadline - time.monotonic():.0f} s left", flush=True)
-        if cell["reason"] == BUDGET_SPENT:
-            continue
-        if not done:
-            save_raw(file.name, cell, folder)
-        if anchor and cell["status"] == "measured":
-            sitting |= {"where": cell["where"], "versions": cell["versions"]}
-            sitting["anchors"][name] = {key: cell[key] for key in ("tokens_per_second", "median_ms", "repeat_medians_ms", "gpu")}
-            save_sitting(folder, sitting)
-    cells = load_cells(folder)
-    print(markdown(cells, load_sittings(folder)))
-    record_claims(cells, args.results)
+        if not done or (anchor and earlier["status"] == "measured"):
+            jobs.append(Job(configuration, name, Steps(args.warm_up, args.timed, 1 if done else args.repeats), anchor, done))
+    return jobs
 
 
-def expected_seconds(cells: list[dict[str, Any]], configuration: Configuration, name: str, steps: Steps) -> float:
-    """What this cell took before; else the slowest of its configuration; else the slowest of all; else a guess."""
+def write_given(args: argparse.Namespace, configurations: set[Configuration]) -> str | None:
+    """What the programs are given, where it is not there yet; the reason if that failed."""
+    unwritten = [asdict(configuration) for configuration in configurations if not configuration.is_written(args.scratch)]
+    return in_own_process(args, {"write": unwritten}, "write", args.limit_seconds) if unwritten else None
+
+
+def grouped(jobs: list[Job]) -> list[list[Job]]:
+    """Jobs that can share a process, in the order of the first of each group."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(PROGRAMS[job.program].process, []).append(job)
+    return list(groups.values())
+
+
+def run_jobs(args: argparse.Namespace, jobs: list[Job], deadline: float) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Each with its cell. A cell that fails ends its process, and those after it are run in another."""
+    while jobs:
+        cells = run_cells(args, jobs, deadline - time.monotonic()) if len(jobs) > 1 else [run_cell(args, jobs[0], deadline - time.monotonic())]
+        yield from zip(jobs, cells, strict=False)
+        jobs = [] if cells[-1]["reason"] == BUDGET_SPENT else jobs[len(cells) :]
+
+
+def expected_seconds(cells: list[dict[str, Any]], configuration: Configuration, name: str, steps: Steps, beside: bool = False) -> float:
+    """What this cell took before; else the slowest of its configuration; else the slowest of all; else a guess. `beside`: its model is loaded."""
     measured = [cell for cell in cells if cell["status"] == "measured"]
     alike = [cell for cell in measured if cell["configuration"]["name"] == configuration.name]
     own = [cell for cell in alike if cell["program"] == name]
-    return max((without_steps(cell) + steps.total * cell["median_ms"] / 1e3 for cell in own or alike or measured), default=UNKNOWN_CELL_SECONDS)
+    near = own or alike or measured
+    if not near:
+        return UNKNOWN_CELL_SECONDS
+    if beside:  # the least that a start took is more than what compiling takes in a process that runs
+        return min(map(without_steps, near)) + steps.total * max(cell["median_ms"] for cell in near) / 1e3
+    return max(without_steps(cell) + steps.total * cell["median_ms"] / 1e3 for cell in near)
 
 
 def without_steps(cell: dict[str, Any]) -> float:
@@ -95,21 +159,38 @@ def without_steps(cell: dict[str, Any]) -> float:
     return cell["wall_seconds"] - (cell["warm_up_steps"] + sum(map(len, cell["times_ms"]))) * cell["median_ms"] / 1e3
 
 
-def run_cell(args: argparse.Namespace, configuration: Configuration, name: str, steps: Steps, left: float) -> dict[str, Any]:
+def run_cell(args: argparse.Namespace, job: Job, left: float) -> dict[str, Any]:
     """The cell as it is saved, whatever became of its process."""
-    out = args.scratch / "cell.json"
-    out.unlink(missing_ok=True)
+    return run_cells(args, [job], left)[0]
+
+
+def run_cells(args: argparse.Namespace, jobs: list[Job], left: float) -> list[dict[str, Any]]:
+    """Cells in one process, in order: all of them, or those up to the first that failed."""
+    outs = [args.scratch / f"cell-{number}.json" for number in range(len(jobs))]
+    for out in outs:
+        out.unlink(missing_ok=True)
     began = time.monotonic()
-    task = {"program": name, "configuration": asdict(configuration), "steps": asdict(steps), "out": str(out)}
-    failed = in_own_process(args, task, f"{configuration.name}--{name}", left)
-    if out.is_file():  # what was measured stands, however the process ended after it
-        failed = None
-    status = "measured" if not failed else how_it_failed(failed)
+    tasks = [
+        {"program": job.program, "configuration": asdict(job.configuration), "steps": asdict(job.steps), "budget_bytes": job.budget_bytes, "out": str(out)}
+        for job, out in zip(jobs, outs, strict=True)
+    ]
+    name = jobs[0].name if len(jobs) == 1 else f"{jobs[0].name}-and-{len(jobs) - 1}-more"
+    failed = in_own_process(args, {"program": jobs[0].program, "cells": tasks}, name, left, len(jobs))
+    measured = [json.loads(out.read_text(encoding="utf-8")) for out in outs if out.is_file()]  # what was measured stands, however the process ended
+    rest = time.monotonic() - began - sum(one["own_seconds"] for one in measured)  # the start; or what failed
+    cells = [as_saved(args, job, None, one["own_seconds"], one) for job, one in zip(jobs, measured, strict=False)]
+    if len(measured) < len(jobs):
+        cells.append(as_saved(args, jobs[len(measured)], failed or "ended without a result", rest, {}))
+    else:
+        cells[0]["wall_seconds"] += rest
+    return cells
+
+
+def as_saved(args: argparse.Namespace, job: Job, failed: str | None, seconds: float, measured: dict[str, Any]) -> dict[str, Any]:
     return {
-        "configuration": {"name": configuration.name, **asdict(configuration)}, "program": name, "about": PROGRAMS[name].about,
-        "status": status, "reason": failed,
-        **({} if failed else json.loads(out.read_text(encoding="utf-8"))), "wall_seconds": time.monotonic() - began,
-        "compile_caches": "kept from cell to cell" if args.warm_caches else "empty at the start",
+        "configuration": {"name": job.configuration.name, **asdict(job.configuration)}, "program": job.program, "about": PROGRAMS[job.program].about,
+        "status": how_it_failed(failed) if failed else "measured", "reason": failed, **measured, "wall_seconds": seconds,
+        "compile_caches": "kept from cell to cell" if args.warm_caches or args.together else "empty at the start",
     }  # fmt: skip
 
 
@@ -120,14 +201,15 @@ def how_it_failed(reason: str) -> str:
     return {"ModuleNotFoundError": "missing", "time limit": "timed out"}.get(kind, "failed")
 
 
-def in_own_process(args: argparse.Namespace, task: dict[str, Any], name: str, left: float) -> str | None:
-    """Runs one task; the reason in one line if it failed. Its output is kept in the scratch folder."""
+def in_own_process(args: argparse.Namespace, task: dict[str, Any], name: str, left: float, cells: int = 1) -> str | None:
+    """Runs one task, of so many cells; the reason in one line if it failed. Its output is kept in the scratch folder."""
     # Compilers load what they write, which /dev/shm often forbids (noexec); and Unsloth writes into the folder that it is started in.
     work = Path(tempfile.gettempdir()) / f"halfbyte-suite-{'kept' if args.warm_caches else name}"
     work.mkdir(exist_ok=True)
     log = args.scratch / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    limit = min(args.limit_seconds, left)
+    longest = args.limit_seconds * cells
+    limit = min(longest, left)
     given = json.dumps({**task, "scratch": str(args.scratch), "device": args.device})
     command = [sys.executable, str(Path(__file__).resolve()), "--task", given]
     with open(log, "w", encoding="utf-8") as stream:
@@ -136,7 +218,7 @@ def in_own_process(args: argparse.Namespace, task: dict[str, Any], name: str, le
             process.wait(limit)
             reason = None if process.returncode == 0 else last_error(log, process.returncode)
         except subprocess.TimeoutExpired:
-            reason = f"time limit: not done after {limit:.0f} s" if limit == args.limit_seconds else BUDGET_SPENT
+            reason = f"time limit: not done after {limit:.0f} s" if limit == longest else BUDGET_SPENT
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # its compilers too
@@ -167,7 +249,7 @@ def last_error(log: Path, code: int) -> str:
 
 
 def run_task(task: dict[str, Any]) -> None:
-    """In the process of a cell. What must come before torch, and what must not be found, is seen to first."""
+    """In the process of one cell or several. What must come before torch, and what must not be found, is seen to first."""
     scratch, device = Path(task["scratch"]), task["device"]
     if "write" in task:
         from suite_given import write_all
@@ -180,12 +262,9 @@ def run_task(task: dict[str, Any]) -> None:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails as if it were not installed
     if program.imported_first:
         importlib.import_module(program.imported_first)
-    from suite_cell import measure
+    from suite_cell import measure_all
 
-    measured = measure(Configuration(**task["configuration"]), program, Steps(**task["steps"]), scratch, device)
-    partial = scratch / "cell.partial"
-    partial.write_text(json.dumps(measured), encoding="utf-8")
-    partial.rename(task["out"])
+    measure_all(task["cells"], scratch, device)
 
 
 def in_short(cell: dict[str, Any]) -> str:
@@ -206,10 +285,10 @@ def save_sitting(folder: Path, sitting: dict[str, Any]) -> None:
     save_raw("sittings.json", [*(one for one in load_sittings(folder) if one["sitting"] != sitting["sitting"]), sitting], folder)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", default=SHAPE, help="a shape of random_base.py, or toy")
-    parser.add_argument("--configurations", nargs="+", default=list(GRIDS), metavar="ROWSxTOKENS")
+    parser.add_argument("--configurations", nargs="+", default=list(GRIDS), metavar="ROWSxTOKENS[:LENGTHS]")
     parser.add_argument("--anchor", default=GRIDS[0], metavar="ROWSxTOKENS", help="the configuration that every sitting times the anchors on")
     parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS), metavar="PROGRAM")
@@ -217,6 +296,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=10, help="steps")
     parser.add_argument("--timed", type=int, default=20, help="steps of each repeat")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--together", action="store_true", help="cells whose model is the same share a process: quicker, and compile times say little")
+    parser.add_argument("--no-anchors", dest="anchors", action="store_false", help="this sitting's speeds are compared with each other only")
     parser.add_argument("--again", action="store_true", help="run the cells that are there already, too")
     parser.add_argument("--warm-caches", action="store_true", help="cells find what earlier cells compiled: quicker, and compile times say little")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="no cell is begun that would not be done by then")
@@ -226,9 +307,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--tables", action="store_true", help="measure nothing: write docs/performance.md, its picture and the claims")
     parser.add_argument("--task", help=argparse.SUPPRESS)  # what one cell's process is told
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    words = parser()
+    args = words.parse_args()
     if args.warm_up < FEWEST_WARM_UP:
-        parser.error(f"--warm-up must be at least {FEWEST_WARM_UP}: the first steps are checked and the last ones settle")
+        words.error(f"--warm-up must be at least {FEWEST_WARM_UP}: the first steps are checked and the last ones settle")
     if args.task:
         run_task(json.loads(args.task))
         return
@@ -238,6 +324,7 @@ def main() -> None:
         folder = args.results / "suite"
         write_page(folder, load_sittings(folder), ROOT / "docs")
         record_claims(load_cells(folder), args.results)
+        record_ratios(load_cells(folder), args.results)
     else:
         sit(args)
 

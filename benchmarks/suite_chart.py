@@ -1,5 +1,8 @@
 """Draws tokens/s against reserved memory, a panel for each configuration, a mark and a label for each program. Up and to the left is better.
 
+Before them, where both were measured with more numbers of rows than one, halfbyte and Unsloth over all of these: each side's frontier is a line of steps,
+the most tokens/s that so much memory gives, with labels where it rises.
+
 A label takes the first free place around its mark, looked for in growing rings; a thin line leads to it where it is not beside the mark.
 """
 
@@ -8,12 +11,14 @@ from html import escape
 from math import cos, floor, hypot, log10, pi, sin
 from typing import Any
 
+from programs import family_of
+
 PANEL_WIDTH, PANEL_HEIGHT = 460, 390
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 58, 52  # room inside a panel around its plot
 FONT = 12.5
 CHARACTER = 0.6 * FONT  # wider than the mean character of the usual sans-serif fonts, so that a label is never wider than its box
 MARK = 5.5
-FAMILIES = {"ours": "ours", "hf": "hf", "liger": "hf", "unsloth": "unsloth"}
+SMALL = 2.5
 
 STYLE = """
   svg { --ink: #1d2433; --soft: #667085; --grid: #e4e7ec; --paper: #ffffff; --ours: #0b7a6f; --hf: #3b62b5; --unsloth: #b5541c; }
@@ -25,6 +30,7 @@ STYLE = """
   .grid { stroke: var(--grid); } .axis { stroke: var(--soft); } .leader { stroke: var(--soft); stroke-width: 0.8; }
   .mark { stroke: var(--paper); stroke-width: 1.5; }
   .ours { fill: var(--ours); } .hf { fill: var(--hf); } .unsloth { fill: var(--unsloth); } text.ours { font-weight: 600; }
+  path { stroke-width: 1.6; } path.ours { fill: none; stroke: var(--ours); } path.unsloth { fill: none; stroke: var(--unsloth); }
   .label { stroke: var(--paper); stroke-width: 3; paint-order: stroke; }
 """
 
@@ -53,28 +59,87 @@ class Box:
         )
 
 
+@dataclass(frozen=True)
+class Point:
+    label: str
+    """Empty of a point that only has a small mark."""
+    family: str
+    memory: float
+    """Gigabytes."""
+    speed: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    memory_word: str
+    points: list[Point]
+    lines: dict[str, list[Point]]
+    """family -> the points of its frontier, the least memory first."""
+
+
 def draw(cells: list[dict[str, Any]]) -> str:
     """The picture of the cells that were measured and passed their checks."""
-    names = list(dict.fromkeys(cell["configuration"]["name"] for cell in cells))
-    columns = min(2, max(1, len(names)))
-    lines = -(-max(1, len(names)) // columns)
+    found = panels(cells)
+    columns = min(2, max(1, len(found)))
+    lines = -(-max(1, len(found)) // columns)
     width, height = columns * PANEL_WIDTH, lines * PANEL_HEIGHT + 24
-    panels = [
-        draw_panel([cell for cell in cells if cell["configuration"]["name"] == name], number % columns * PANEL_WIDTH, number // columns * PANEL_HEIGHT)
-        for number, name in enumerate(names)
-    ]
+    drawn = [draw_panel(panel, number % columns * PANEL_WIDTH, number // columns * PANEL_HEIGHT) for number, panel in enumerate(found)]
     note = f'<text class="soft" x="{width / 2}" y="{height - 8}" text-anchor="middle">up and to the left is better</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">\n'
         f"<title>Training speed against memory</title>\n<style>{STYLE}</style>\n"
-        f'<rect width="{width}" height="{height}" style="fill: var(--paper)"/>\n{"".join(panels)}{note}\n</svg>\n'
+        f'<rect width="{width}" height="{height}" style="fill: var(--paper)"/>\n{"".join(drawn)}{note}\n</svg>\n'
     )
 
 
-def draw_panel(cells: list[dict[str, Any]], x: float, y: float) -> str:
-    """One configuration, its upper left corner at (x, y)."""
-    points = {cell["program"]: (memory_of(cell) / 1e9, cell["tokens_per_second"]) for cell in cells}
-    across, up = ticks(max(memory for memory, _ in points.values())), ticks(max(speed for _, speed in points.values()))
+def panels(cells: list[dict[str, Any]]) -> list[Panel]:
+    """The frontiers of each shape, rank and row length, then the configurations."""
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    single: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        asked = cell["configuration"]
+        single.setdefault(asked["name"], []).append(cell)
+        if not asked.get("packed"):
+            alike.setdefault((asked["shape"], asked["tokens"], asked["rank"]), []).append(cell)
+    frontiers = [_frontiers(several) for several in alike.values() if _has_frontiers(several)]
+    return [*frontiers, *map(_configuration, single.values())]
+
+
+def _configuration(cells: list[dict[str, Any]]) -> Panel:
+    asked = cells[0]["configuration"]
+    packed = f", packed ({asked['packed']})" if asked.get("packed") else ""
+    title = f"{asked['shape']}, {asked['rows']} x {asked['tokens']:,} tokens{packed}, r {asked['rank']}"
+    points = [Point(cell["program"], family_of(cell["program"]), memory_of(cell) / 1e9, cell["tokens_per_second"]) for cell in cells]
+    return Panel(title, memory_word(cells[0]), points, {})
+
+
+def _has_frontiers(cells: list[dict[str, Any]]) -> bool:
+    sizes = {side: {cell["configuration"]["rows"] for cell in cells if family_of(cell["program"]) == side} for side in ("ours", "unsloth")}
+    return len(sizes["ours"] & sizes["unsloth"]) > 1
+
+
+def _frontiers(cells: list[dict[str, Any]]) -> Panel:
+    lines: dict[str, list[Point]] = {"ours": [], "unsloth": []}
+    rest = []
+    for cell in sorted(cells, key=lambda one: (memory_of(one), -one["tokens_per_second"])):
+        family = family_of(cell["program"])
+        line = lines.get(family)
+        if line is None:
+            continue
+        point = Point(f"{cell['program']} {cell['configuration']['rows']}x", family, memory_of(cell) / 1e9, cell["tokens_per_second"])
+        if not line or point.speed > line[-1].speed:
+            line.append(point)
+        else:
+            rest.append(Point("", family, point.memory, point.speed))
+    asked = cells[0]["configuration"]
+    title = f"{asked['shape']}, rows of {asked['tokens']:,} tokens, r {asked['rank']}: the frontiers"
+    return Panel(title, memory_word(cells[0]), [*rest, *lines["ours"], *lines["unsloth"]], lines)
+
+
+def draw_panel(panel: Panel, x: float, y: float) -> str:
+    """Its upper left corner at (x, y)."""
+    across, up = ticks(max(point.memory for point in panel.points)), ticks(max(point.speed for point in panel.points))
     plot = Box(x + LEFT, y + TOP, PANEL_WIDTH - LEFT - RIGHT, PANEL_HEIGHT - TOP - BOTTOM)
     bottom = plot.top + plot.height
 
@@ -84,9 +149,7 @@ def draw_panel(cells: list[dict[str, Any]], x: float, y: float) -> str:
     def at_speed(value: float) -> float:
         return bottom - value / up[-1] * plot.height
 
-    configuration = cells[0]["configuration"]
-    title = f"{configuration['shape']}, {configuration['rows']} x {configuration['tokens']:,} tokens, r {configuration['rank']}"
-    parts = [f'<text class="title" x="{plot.left}" y="{y + 24}">{escape(title)}</text>']
+    parts = [f'<text class="title" x="{plot.left}" y="{y + 24}">{escape(panel.title)}</text>']
     for value in up:
         parts.append(_line("grid", plot.left, at_speed(value), plot.left + plot.width, at_speed(value)))
         parts.append(f'<text class="soft" x="{plot.left - 8}" y="{at_speed(value) + 4:.1f}" text-anchor="end">{value:,.0f}</text>')
@@ -94,12 +157,19 @@ def draw_panel(cells: list[dict[str, Any]], x: float, y: float) -> str:
         parts.append(_line("grid", at_memory(value), plot.top, at_memory(value), bottom))
         parts.append(f'<text class="soft" x="{at_memory(value):.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>')
     parts.append(_line("axis", plot.left, bottom, plot.left + plot.width, bottom))
-    parts.append(f'<text class="soft" x="{plot.left + plot.width}" y="{bottom + 36}" text-anchor="end">{memory_word(cells[0])}, GB</text>')
+    parts.append(f'<text class="soft" x="{plot.left + plot.width}" y="{bottom + 36}" text-anchor="end">{panel.memory_word}, GB</text>')
     parts.append(f'<text class="soft" x="{x + 8}" y="{plot.top - 14}">tokens/s</text>')
-    marks = {name: (at_memory(memory), at_speed(speed)) for name, (memory, speed) in points.items()}
+    for family, line in panel.lines.items():
+        steps = "".join(f" H{at_memory(point.memory):.1f} V{at_speed(point.speed):.1f}" for point in line)
+        parts.append(f'<path class="{family}" d="M{at_memory(line[0].memory):.1f},{bottom:.1f}{steps} H{plot.left + plot.width}"/>')
+    for point in panel.points:
+        if not point.label:
+            parts.append(f'<circle class="{point.family}" cx="{at_memory(point.memory):.1f}" cy="{at_speed(point.speed):.1f}" r="{SMALL}"/>')
+    families = {point.label: point.family for point in panel.points if point.label}
+    marks = {point.label: (at_memory(point.memory), at_speed(point.speed)) for point in panel.points if point.label}
     labels = place_labels(marks, plot)
     for name, (mark_x, mark_y) in marks.items():
-        box, family = labels[name], FAMILIES[name.split("-")[0]]
+        box, family = labels[name], families[name]
         near_x, near_y = min(max(mark_x, box.left), box.left + box.width), min(max(mark_y, box.top), box.top + box.height)
         if hypot(near_x - mark_x, near_y - mark_y) > 2 * MARK:
             parts.append(_line("leader", mark_x, mark_y, near_x, near_y))

@@ -1,9 +1,11 @@
 """What every program of the suite is given, written once: a random 4-bit base, an adapter's first values, and the tokens of each step."""
 
 import hashlib
+import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from programs import Configuration
+from halfbyte.data.batches import IGNORE, Batch
+from halfbyte.data.pack import best_fit
+from programs import FULL_ENOUGH, Configuration, Rows
 from random_base import build_random_base, config
 
 FIRST_ID = 3  # ids below are the tokenizer's marks, padding among them
 SEED = 0
 STORED_STEPS = 128  # a longer run begins again with the first
+LENGTHS = Path(__file__).parent / "row_lengths.json"
 TOY = {
     "model_type": "mistral", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 512, "sliding_window": None, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
@@ -42,10 +47,62 @@ def write_all(configuration: Configuration, scratch: Path, device: str) -> None:
         save_file(first_adapter(settings, configuration.rank), partial)
         partial.rename(configuration.adapter(scratch))
     if not configuration.ids(scratch).is_file():
-        partial = scratch / "ids.partial.npy"
         shape = (STORED_STEPS, configuration.rows, configuration.tokens)
-        np.save(partial, np.random.default_rng(SEED).integers(FIRST_ID, settings["vocab_size"], shape, dtype=np.int64))
-        partial.rename(configuration.ids(scratch))
+        ids = np.random.default_rng(SEED).integers(FIRST_ID, settings["vocab_size"], shape, dtype=np.int64)
+        if configuration.packed:
+            documents = packed_documents(configuration)
+            ids[documents < 0] = 0
+            _save(configuration.documents(scratch), documents)
+        _save(configuration.ids(scratch), ids)
+
+
+def _save(file: Path, values: np.ndarray) -> None:
+    partial = file.with_name("partial.npy")
+    np.save(partial, values)
+    partial.rename(file)
+
+
+def packed_documents(configuration: Configuration) -> np.ndarray:
+    """(STORED_STEPS, B, T) int64: the number of each token's document in its row, -1 behind the last one.
+
+    Lengths are drawn with replacement, packed best fit decreasing, and the rows shuffled, as halfbyte and TRL do; the few rows that stay emptier than
+    FULL_ENOUGH, of which a data set has one, are left out.
+    """
+    drawing = np.random.default_rng(SEED)
+    lengths = np.minimum(json.loads(LENGTHS.read_text(encoding="utf-8"))[configuration.packed]["lengths"], configuration.tokens)
+    wanted = STORED_STEPS * configuration.rows
+    drawn = drawing.choice(lengths, int(1.2 * wanted * configuration.tokens / lengths.mean()))
+    packs = best_fit(drawn, configuration.tokens)
+    members = [drawn[packs.members[start:end]] for start, end in pairwise(packs.offsets)]
+    full = [one for one in members if one.sum() > FULL_ENOUGH * configuration.tokens]
+    documents = np.full((wanted, configuration.tokens), -1, np.int64)
+    for row, chosen in zip(documents, drawing.permutation(len(full))[:wanted], strict=True):
+        row[: full[chosen].sum()] = np.repeat(np.arange(len(full[chosen])), full[chosen])
+    return documents.reshape(STORED_STEPS, configuration.rows, configuration.tokens)
+
+
+def rows_of_steps(configuration: Configuration, scratch: Path, steps: int) -> list[Rows]:
+    """What each step is given."""
+    ids = torch.from_numpy(np.load(configuration.ids(scratch)))
+    documents = torch.from_numpy(np.load(configuration.documents(scratch))) if configuration.packed else None
+    return [rows_of(ids[step % len(ids)], documents[step % len(ids)] if documents is not None else None) for step in range(steps)]
+
+
+def rows_of(ids: Tensor, documents: Tensor | None = None) -> Rows:
+    """Both (B, T); documents: -1 behind the last one of a row."""
+    if documents is None:
+        return Rows(Batch(ids, ids, (ids.shape[1],) * len(ids)), None, None)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    inside = documents >= 0
+    numbers = torch.arange(ids.shape[1])
+    positions = torch.where(inside, numbers - torch.where(begins, numbers, 0).cummax(1)[0], 0)
+    labels = torch.where(inside & ~begins, ids, IGNORE)
+    batch = Batch(ids, labels, tuple(inside.sum(1).tolist()), positions, documents)
+    flat = {"input_ids": ids[inside][None], "labels": labels[inside][None], "position_ids": positions[inside][None]}
+    starts = (flat["position_ids"][0] == 0).nonzero()[:, 0]
+    ends = torch.cat((starts[1:], starts.new_tensor([int(inside.sum())])))
+    return Rows(batch, flat, (ends - starts).to(torch.int32))
 
 
 def write_base(settings: dict[str, Any], folder: Path, device: str) -> None:
@@ -75,7 +132,7 @@ def first_adapter(settings: dict[str, Any], rank: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(SEED)
     values = {}
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear) and (place := re.search(r"layers\.\d+\..*", path)):
+        if isinstance(module, nn.Linear) and (place := re.search(r"(?:layers|h)\.\d+\..*", path)):
             bound = module.in_features**-0.5
             values[f"{place[0]}.A"] = torch.empty(rank, module.in_features).uniform_(-bound, bound, generator=generator)
             values[f"{place[0]}.B"] = torch.zeros(module.out_features, rank)
@@ -87,7 +144,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     found = {}
     for path, parameter in model.named_parameters():
         if parameter.requires_grad:
-            place = re.search(r"(layers\.\d+\.[\w.]+)\.lora_([AB])\.", path)
+            place = re.search(r"((?:layers|h)\.\d+\.[\w.]+)\.lora_([AB])\.", path)
             found[f"{place[1]}.{place[2]}" if place else path] = parameter
     return found
 
@@ -113,7 +170,7 @@ def weight_hashes(model: nn.Module) -> dict[str, str | None]:
             packed[name] = [parameter.data, state.code, state.absmax, *([state.offset, state.state2.code, state.state2.absmax] if state.nested else [])]
         elif not parameter.requires_grad:
             # Unsloth empties the padding's row of the embedding. No mark stands in the tokens, so those rows take no part.
-            other[name] = [parameter.data[FIRST_ID:] if name.endswith("embed_tokens.weight") else parameter.data]
+            other[name] = [parameter.data[FIRST_ID:] if name.endswith(("embed_tokens.weight", "word_embeddings.weight")) else parameter.data]
     return {"packed": _sha256(packed), "other": _sha256(other, torch.bfloat16)}
 
 

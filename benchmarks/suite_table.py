@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from claims import save_raw
-from programs import GRIDS, PROGRAMS, RANK, SHAPE, configuration_of
+from programs import FULL_ENOUGH, GRIDS, PROGRAMS, RANK, SHAPE, WAYS, configuration_of, family_of
 
 Cell = dict[str, Any]
 
@@ -18,7 +18,8 @@ Cell = dict[str, Any]
 MEAN_LOSS_TOLERANCE = 0.0005
 STEP_LOSS_TOLERANCE = 0.005
 ROUNDED_TOKENS = 4 * 2047
-REFERENCES = ("hf", "ours")  # the first that was measured is what the others are compared with
+REFERENCES = ("hf", "ours", "unsloth-off", "unsloth", "fast")  # the first that was measured is what the others are compared with
+PLAIN_WAYS = ("fast", "lean")  # the other ways are for this much memory or that
 CLAIMED = configuration_of(SHAPE, GRIDS[0], RANK).name
 BEGIN, END = "<!-- suite: written by benchmarks/suite.py --tables -->", "<!-- suite: end -->"
 
@@ -40,13 +41,15 @@ def faults(cell: Cell, reference: Cell | None) -> list[str]:
     """Why the figures of a measured cell cannot stand beside the others'; empty when they can."""
     found = []
     asked = cell["configuration"]["rows"] * cell["configuration"]["tokens"]
-    if cell["tokens_a_step"] != asked:
+    full = FULL_ENOUGH * asked < cell["tokens_a_step"] <= asked if cell["configuration"].get("packed") else cell["tokens_a_step"] == asked
+    if not full:
         found.append(f"{cell['tokens_a_step']} tokens a step instead of {asked}")
     if not all(map(math.isfinite, cell["warm_up_losses"] + cell["losses"])):
         found.append("a loss is not finite")
     if cell["trained"]["dtypes"] != ["torch.float32"]:
         found.append(f"adapters in {', '.join(cell['trained']['dtypes'])}")
-    zero = cell["gradients"]["zero_b_in_step_1"] + cell["gradients"]["zero_a_in_step_2"]
+    gradients = cell["gradients"]
+    zero = list(dict.fromkeys(gradients["zero_b_in_step_1"] + gradients["zero_a_in_step_2"] + gradients.get("zero_in_step_3", [])))
     if zero:
         found.append(f"{len(zero)} gradients are zero, the first of {zero[0]}")
     if cell["trained"]["not_moved"]:
@@ -113,7 +116,7 @@ def rows_of(cells: list[Cell], configuration: str, sittings: list[dict[str, Any]
     reference = reference_of(cells, configuration)
     lines = []
     for cell in (one for one in cells if one["configuration"]["name"] == configuration):
-        name = f"**{cell['program']}**" if cell["program"].startswith("ours") else cell["program"]
+        name = f"**{cell['program']}**" if family_of(cell["program"]) == "ours" else cell["program"]
         if cell["status"] != "measured":
             lines.append(f"| {name} | | | | | | | | | {cell['status']}: {_in_cell(cell['reason'])} |")
             continue
@@ -149,7 +152,7 @@ def not_run(cells: list[Cell]) -> str:
     lines = []
     for configuration in (configuration_of(SHAPE, grid, RANK) for grid in GRIDS):
         run = [cell["program"] for cell in cells if cell["configuration"]["name"] == configuration.name]
-        if missing := [name for name in PROGRAMS if name not in run]:
+        if missing := [name for name in PROGRAMS if name not in run and (name not in WAYS or name in PLAIN_WAYS)]:
             lines.append(f"\n- Not run yet on {configuration.name}: {', '.join(missing) if run else 'all programs'}.")
     return "".join(lines)
 
@@ -196,14 +199,18 @@ def record_claims(cells: list[Cell], results: Path) -> None:
 
 def write_page(folder: Path, sittings: list[dict[str, Any]], docs: Path) -> None:
     """Puts tables between the marks of performance.md, and the picture beside it."""
+    from frontier import load_pairs
     from suite_chart import draw
+    from suite_claims import targets_table
 
     cells = load_cells(folder)
     page = docs / "performance.md"
     text = page.read_text(encoding="utf-8")
     if not 0 <= text.find(BEGIN) < text.find(END):
         raise SystemExit(f"{page} lacks the lines between which the tables go: {BEGIN} and {END}")
-    page.write_text(f"{text[: text.find(BEGIN)]}{BEGIN}\n\n{markdown(cells, sittings)}{not_run(cells)}\n\n{text[text.find(END) :]}", encoding="utf-8")
+    targets = f"### Targets\n\n{targets_table(cells, load_pairs(folder.parent))}"
+    tables = f"{targets}\n\n{markdown(cells, sittings)}{not_run(cells)}"
+    page.write_text(f"{text[: text.find(BEGIN)]}{BEGIN}\n\n{tables}\n\n{text[text.find(END) :]}", encoding="utf-8")
     good = [cell for cell in cells if cell["status"] == "measured" and not faults(cell, reference_of(cells, cell["configuration"]["name"]))]
     (docs / "performance.svg").write_text(draw(good), encoding="utf-8")
 
@@ -219,7 +226,8 @@ def _together(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def _title(cells: list[Cell], name: str) -> str:
     configuration = next(cell["configuration"] for cell in cells if cell["configuration"]["name"] == name)
     rows, tokens = configuration["rows"], configuration["tokens"]
-    return f"{configuration['shape']}: {rows} x {tokens:,} = {rows * tokens:,} tokens a step, r {configuration['rank']}"
+    packed = f", packed with documents as long as those of {configuration['packed']}" if configuration.get("packed") else ""
+    return f"{configuration['shape']}: {rows} x {tokens:,} = {rows * tokens:,} tokens a step{packed}, r {configuration['rank']}"
 
 
 def _size(cell: Cell) -> tuple[str, int, int]:

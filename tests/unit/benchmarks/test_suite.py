@@ -215,7 +215,8 @@ def sitting(monkeypatch, tmp_path, asked, hf):
     now = [0.0]
     fates = {"liger": "ModuleNotFoundError: No module named 'liger_kernel'", "unsloth-true": "torch.OutOfMemoryError: CUDA out of memory."}
 
-    def run_cell(args, configuration, name, steps, left):
+    def run_cell(args, job, left):
+        configuration, name, steps = job.configuration, job.program, job.steps
         ran.append(name)
         now[0] += 10.0
         if name in fates:
