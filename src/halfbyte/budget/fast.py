@@ -1,0 +1,404 @@
+"""What the fast path allocates in a step, in order: fast/decoder.py, layer.py, linear.py, head.py and parking.py over tensors that have a size alone.
+
+That code allocates what it computes into, so its memory is replayed as it is written: a block here lives as long as the variable of the same name
+there (tests/unit/budget/test_fast.py holds the two against each other, allocation by allocation). Tensors smaller than a kilobyte a layer are left out.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from halfbyte.budget.allocator import Allocator, Memory
+from halfbyte.budget.predict import SPARE_SHARE, enough_bytes
+from halfbyte.budget.shadow import FLOAT, HALF, Storage
+from halfbyte.budget.shape import Linear
+from halfbyte.budget.step import CUBLAS_WORKSPACE, LONG, Work, adapter_matrices, paged_bytes, place_adapter, place_base, place_optimizer
+
+KEEP = {"kept": "all", "thin": "thin", "attention": "attention", "recomputed": "input", "cpu": "input"}
+"""recipe/plan.py's words -> fast/layer.py's."""
+SPARE, ROWS, FEW, IN_FLIGHT = 64, 2048, 256, 2
+"""As in fast/linear.py, head.py, decoder.py and parking.py."""
+
+
+@dataclass(frozen=True)
+class FastWork:
+    """A micro-batch of documents of these lengths. `work.layers` say what is kept and where; rows and tokens of `work` count for nothing here."""
+
+    work: Work
+    lengths: tuple[int, ...]
+    supervised: int | None = None
+    """Tokens that are learned; all but the first of each document when not given."""
+    tight: bool = False
+    record: bool = False
+    window: bool = False
+    """Whether some document is longer than the attention's window."""
+    hopper: bool = True
+    """Compute capability 9.0, where documents of one length go through cuDNN."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def places(self) -> int:
+        count = self.tokens - len(self.lengths) if self.supervised is None else self.supervised
+        return -(-count // FEW) * FEW if self.record else count
+
+    @property
+    def kernel(self) -> str:
+        return "cudnn" if self.hopper and len(set(self.lengths)) == 1 and not self.window else "flash"
+
+    @property
+    def parked(self) -> frozenset[int]:
+        return frozenset(number for number, layer in enumerate(self.work.layers) if layer.parked or layer.activations == "cpu")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linear layers with one input, as one matrix with room for their adapters."""
+
+    layers: tuple[Linear, ...]
+    ranks: tuple[int, ...]
+
+    @property
+    def inputs(self) -> int:
+        return self.layers[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        return sum(layer.outputs for layer in self.layers)
+
+    @property
+    def rank(self) -> int:
+        return sum(self.ranks)
+
+    @property
+    def spare(self) -> int:
+        return -(-self.rank // SPARE) * SPARE
+
+    @property
+    def size(self) -> int:
+        """Elements of its buffer."""
+        return (self.outputs + self.spare) * (self.inputs + self.spare)
+
+
+def groups_of(work: Work) -> tuple[Group, Group, Group, Group]:
+    """q k v, o, gate up, down."""
+    linears = work.shape.linears
+
+    def group(first: int, end: int) -> Group:
+        return Group(linears[first:end], tuple(work.rank_of(linear) for linear in linears[first:end]))
+
+    return group(0, 3), group(3, 4), group(4, 6), group(6, 7)
+
+
+@dataclass(frozen=True)
+class FastPeak:
+    """Of PyTorch's memory on the GPU, and of the computer's."""
+
+    allocated_bytes: int
+    reserved_bytes: int
+    base_bytes: int
+    host_bytes: int
+    """Pinned, for what is parked."""
+    paged_bytes: int
+
+    @property
+    def enough_bytes(self) -> int:
+        return enough_bytes(self.reserved_bytes, SPARE_SHARE)
+
+
+@dataclass
+class Saved:
+    """fast/layer.py's."""
+
+    x: "Piece"
+    attention: "Piece | None" = None
+    kept: "list[Piece] | None" = None
+    qkv: "Piece | None" = None
+    turned: "Piece | None" = None
+    middle: "Piece | None" = None
+    gate_up: "Piece | None" = None
+    low: "dict[str, Piece]" = field(default_factory=dict)
+
+
+LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up")
+
+
+def fast_peak(given: FastWork) -> FastPeak:
+    """Of an optimizer step, its first micro-batch run as it is and, where it is recorded, once more into memory of its own."""
+    memory = Allocator()
+    held = place_base(replace(given.work, layers=tuple(replace(layer, weights="4bit") for layer in given.work.layers)), memory)
+    base = memory.allocated
+    held += place_adapter(given.work, memory)
+    step = Step(given, memory)
+    step.run()
+    held += place_optimizer(given.work, memory)
+    trained = len(adapter_matrices(given.work))
+    held += [memory.malloc(FLOAT) for _ in range(trained)]  # the optimizer's counts of steps
+    norms = [memory.malloc(FLOAT) for _ in range(2 * trained)]  # clipping
+    del norms
+    step.run()  # the second micro-batch finds the optimizer's state
+    reserved = memory.reserved
+    if given.record:
+        recorded = Allocator()
+        step.memory = recorded
+        workspace = recorded.malloc(CUBLAS_WORKSPACE)  # of the stream that records
+        step.run()
+        recorded.free(workspace)
+        allocated = max(memory.peak_allocated, memory.allocated + recorded.peak_allocated)
+        reserved = max(reserved, trimmed(memory) + recorded.reserved)
+        return FastPeak(allocated, reserved, base, step.host_bytes, paged_bytes(given.work))
+    return FastPeak(memory.peak_allocated, reserved, base, step.host_bytes, paged_bytes(given.work))
+
+
+def trimmed(memory: Allocator) -> int:
+    """Reserved bytes once idle pages are handed back, as before a recording: pages that lie wholly inside a free block go."""
+    kept = 0
+    for pool in (memory.small, memory.large):
+        idle = sum(max(0, (address + size) // pool.page - -(-address // pool.page)) for size, address in pool.free)
+        kept += pool.mapped - idle * pool.page
+    return kept
+
+
+class Piece(Storage):
+    """Storage that knows its size, which the computer's memory must hold."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, memory: Memory, size: int) -> None:
+        super().__init__(memory, size)
+        self.size = size
+
+
+class Step:
+    """One micro-batch after another on an allocator. Each method is named as what it stands for."""
+
+    def __init__(self, given: FastWork, memory: Memory) -> None:
+        self.given, self.memory = given, memory
+        self.shape, self.tokens = given.work.shape, given.tokens
+        self.groups = self.qkv, self.o, self.gate_up, self.down = groups_of(given.work)
+        self.keep = tuple(KEEP[layer.activations] for layer in given.work.layers)
+        self.parked = given.parked
+        self.attended = self.shape.heads * self.shape.head_width
+        self.buffers: dict[tuple[int, ...], Piece] = {}
+        for number, layer in enumerate(given.work.layers):
+            if layer.weights == "16bit":
+                for index, group in enumerate(self.groups):
+                    self.buffers[number, index] = self.new(group.size)
+        self.arena = self.new(max(group.size for group in self.groups)) if given.tight else None
+        self.gradients = self.new(sum(size for *_, size in adapter_matrices(given.work)), FLOAT)
+        self.workspace = self.new(CUBLAS_WORKSPACE, 1)
+        self.leaving: deque[list[Piece]] = deque()
+        self.coming: dict[int, list[Piece]] = {}
+        self.sizes: dict[int, list[int]] = {}
+        self.places: dict[tuple[int, int], int] = {}
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(self.places.values())
+
+    def new(self, elements: int, itemsize: int = HALF) -> Piece:
+        return Piece(self.memory, elements * itemsize)
+
+    def rows(self, width: int, itemsize: int = HALF) -> Piece:
+        return self.new(self.tokens * width, itemsize)
+
+    def buffer(self, number: int, group: Group) -> None:
+        """Makes it, the first time."""
+        if (number, self.groups.index(group)) in self.buffers or self.arena is not None:
+            return
+        shape = (group.outputs + group.spare, group.inputs + group.spare, group.spare)
+        if shape not in self.buffers:
+            self.buffers[shape] = self.new(group.size)
+
+    # fast/decoder.py
+
+    def run(self) -> None:
+        given, layers = self.given, len(self.keep)
+        ids, positions = self.rows(1, LONG), self.rows(1, LONG)
+        places, targets = self.new(given.places, LONG), self.new(given.places, LONG)
+        x = self.rows(self.shape.width)
+        rotary = self.rotary()
+        kept: list[Saved | None] = []
+        for number, keep in enumerate(self.keep):
+            x, saved = self.forward(number, x, keep)
+            kept.append(self.park(number, saved) if number in self.parked else saved)
+            del saved
+        gradient: Piece | None = self.loss_and_gradient()
+        del x
+        for number in reversed(range(layers)):
+            found = kept.pop()
+            assert found is not None
+            assert gradient is not None
+            if number in self.parked:
+                self.unpark(number, found)
+            if number - 1 in self.parked:
+                self.fetch(number - 1)
+            gradient = self.backward(number, found, gradient, number == 0)
+            del found
+        del ids, positions, places, targets, rotary
+
+    def rotary(self) -> list[Piece]:
+        half = self.shape.head_width // 2
+        wide = self.rows(1, FLOAT)
+        angles = self.rows(half, FLOAT)
+        both = self.rows(2 * half, FLOAT)
+        cos = self.rows(2 * half, FLOAT)
+        cos = self.rows(2 * half, FLOAT)  # scaled
+        sin = self.rows(2 * half, FLOAT)
+        sin = self.rows(2 * half, FLOAT)
+        del wide, angles, both
+        found = [self.rows(half, FLOAT), self.rows(half, FLOAT)]
+        del cos, sin
+        return found
+
+    def park(self, number: int, saved: Saved) -> Saved:
+        names = [name for name in LARGE if getattr(saved, name) is not None]
+        tensors = [getattr(saved, name) for name in names] + [saved.low[name] for name in sorted(saved.low)]
+        self.put(number, tensors)
+        nothing = self.new(0)
+        return Saved(**dict.fromkeys(names, nothing), kept=saved.kept, low=dict.fromkeys(sorted(saved.low), nothing))
+
+    def unpark(self, number: int, saved: Saved) -> None:
+        self.fetch(number)
+        back = iter(self.coming.pop(number))
+        for name in LARGE:
+            if getattr(saved, name) is not None:
+                setattr(saved, name, next(back))
+        for name in sorted(saved.low):
+            saved.low[name] = next(back)
+
+    # fast/parking.py
+
+    def put(self, number: int, tensors: list[Piece]) -> None:
+        self.sizes[number] = [tensor.size for tensor in tensors]
+        for index, size in enumerate(self.sizes[number]):
+            self.places[number, index] = max(size, self.places.get((number, index), 0))
+        self.leaving.append(tensors)
+        while len(self.leaving) > IN_FLIGHT:
+            self.leaving.popleft()
+
+    def fetch(self, number: int) -> None:
+        if number not in self.coming and number in self.sizes:
+            self.leaving.clear()
+            self.coming[number] = [self.new(size, 1) for size in self.sizes.pop(number)]
+
+    # fast/head.py
+
+    def loss_and_gradient(self) -> Piece:
+        width, vocabulary = self.shape.width, self.shape.vocabulary
+        d_x = self.rows(width + self.down.spare)
+        places = self.given.places
+        for start in range(0, places, ROWS):
+            count = min(ROWS, places - start)
+            rows = self.new(count * width)
+            normed = self.new(count * width)
+            logits = self.new(count * vocabulary)
+            losses = self.new(count, FLOAT)
+            zeros = self.new(count * width)
+            del zeros
+            d_normed = normed  # in the same memory; both names stand until the next piece has its own
+        if places:
+            del rows, normed, logits, losses, d_normed
+        return d_x
+
+    # fast/layer.py
+
+    def forward(self, number: int, x: Piece, keep: str) -> tuple[Piece, Saved]:
+        saved, normed = self.attention_half(number, Saved(x))
+        gate_up = self.gate_and_up(number, saved)
+        inner = self.rows(self.down.inputs + self.down.spare)
+        out = self.rows(self.shape.width)
+        self.buffer(number, self.down)
+        saved.low["down"] = self.rows(self.down.spare)
+        del normed, inner
+        if keep == "all":
+            saved.gate_up = gate_up
+            return out, saved
+        if keep == "thin":
+            del saved.low["gate_up"]
+            return out, saved
+        return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
+
+    def attention_half(self, number: int, saved: Saved) -> tuple[Saved, Piece]:
+        width, low = self.shape.width, {}
+        normed = self.rows(width + self.qkv.spare)
+        qkv = self.rows(self.qkv.outputs)
+        self.buffer(number, self.qkv)
+        low["qkv"] = self.rows(self.qkv.spare)
+        del normed
+        turned = self.rows((self.shape.heads + self.shape.key_heads) * self.shape.head_width) if self.shape.norms_of_heads else None
+        attention, kept = saved.attention, saved.kept
+        if attention is None or kept is None:
+            attention = self.rows(self.attended)
+            kept = [self.rows(self.shape.heads, FLOAT), self.new(1, LONG), self.new(1, LONG)]
+        added = self.rows(width)
+        self.buffer(number, self.o)
+        low["o"] = self.rows(self.o.spare)
+        normed = self.rows(width + self.gate_up.spare)
+        return Saved(saved.x, attention, kept, qkv, turned, added, low=low), normed
+
+    def gate_and_up(self, number: int, saved: Saved) -> Piece:
+        gate_up = self.rows(self.gate_up.outputs + self.gate_up.spare)
+        self.buffer(number, self.gate_up)
+        saved.low["gate_up"] = self.rows(self.gate_up.spare)
+        return gate_up
+
+    def backward(self, number: int, saved: Saved, d_out: Piece, first: bool) -> Piece | None:
+        width = self.shape.width
+        normed = None
+        if saved.middle is None:
+            saved, normed = self.attention_half(number, saved)
+        d_middle = self.mlp_backward(number, saved, normed)
+        del normed
+        d_attention = self.rows(self.attended)
+        self.buffer(number, self.o)
+        self.gradient(self.o)
+        grads = self.attend_backward()
+        d_qkv = self.rows(self.qkv.outputs + self.qkv.spare)
+        del grads, d_attention
+        saved.qkv = saved.turned = saved.attention = saved.kept = None
+        normed = self.rows(width)
+        d_normed = None if first else self.rows(width)
+        self.buffer(number, self.qkv)
+        d_x = None if first else self.rows(width + self.down.spare)
+        self.gradient(self.qkv)
+        del d_middle, d_qkv, normed, d_normed, d_out
+        return d_x
+
+    def mlp_backward(self, number: int, saved: Saved, normed: Piece | None) -> Piece:
+        width = self.shape.width
+        gate_up = saved.gate_up
+        if gate_up is None:
+            if normed is None:
+                normed = self.rows(width + self.gate_up.spare)
+            gate_up = self.gate_and_up(number, saved)
+        saved.gate_up = None
+        inner = self.rows(self.down.inputs)
+        self.buffer(number, self.down)
+        low_x = saved.low["down"] if "down" in saved.low else self.rows(self.down.spare)
+        self.gradient(self.down)
+        del inner
+        again = self.rows(width) if normed is None else None
+        d_normed = self.rows(width)
+        self.buffer(number, self.gate_up)
+        d_middle = self.rows(width + self.o.spare)
+        self.gradient(self.gate_up)
+        del gate_up, low_x, again, d_normed
+        return d_middle
+
+    def gradient(self, group: Group) -> None:
+        """Of the adapters, before it is added."""
+        if group.rank:
+            d_a, d_b = self.new(group.rank * group.inputs, FLOAT), self.new(group.outputs * group.rank, FLOAT)
+            del d_a, d_b
+
+    def attend_backward(self) -> list[Piece]:
+        """With what the kernels take for themselves: sums in float32; FlashAttention 2 one of keys and values for each query head, too."""
+        shape, keys = self.shape, self.shape.key_heads * self.shape.head_width
+        found = [self.rows(self.attended), self.rows(keys), self.rows(keys)]
+        sums = self.rows(shape.heads, FLOAT)
+        wide = self.rows(self.attended, FLOAT)
+        each = [self.rows(self.attended) for _ in range(2)] if self.given.kernel == "flash" and shape.heads != shape.key_heads else []
+        del sums, wide, each
+        return found
