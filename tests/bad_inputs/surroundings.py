@@ -15,6 +15,8 @@ from bad_inputs.recipes import and_then, good
 
 TRAIN = "train train.yaml"
 LONG = "x" * 300
+# What every plan.json has of what is read back.
+BEGUN = {"base": "base", "base_fingerprint": "0", "precision": "float32", "quant": {}, "template": {}, "decisions": [], "notes": []}
 
 
 def run_of(status: str) -> Make:
@@ -23,7 +25,7 @@ def run_of(status: str) -> Make:
     def make(folder: Path) -> None:
         run = folder / "runs" / "toy"
         run.mkdir(parents=True)
-        (run / "plan.json").write_text("{" if status == "damaged" else json.dumps({"base_fingerprint": "0", "decisions": [], "notes": []}))
+        (run / "plan.json").write_text("{" if status == "damaged" else json.dumps(BEGUN))
         (run / "recipe.resolved.yaml").write_text((folder / "train.yaml").read_text())
 
     return and_then(good, make)

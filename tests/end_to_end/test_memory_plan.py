@@ -167,17 +167,20 @@ def test_a_resumed_run_keeps_its_optimizer(recipe, tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             api.train(recipe("train.optimizer=adamw_8bit"), tmp_path / "runs")
     run = tmp_path / "runs" / "toy"
+    kept = run / "plan.json"
+    kept.write_text(kept.read_text(encoding="utf-8").replace("the recipe asks for it", "chosen then"), encoding="utf-8")
     seen = []
 
     def stop(model, rows, plan, *args, **kwargs):
         seen.append(plan.optimizer)
+        seen.extend(decision.reason for decision in plan.decisions if decision.name == "optimizer")
         raise Interrupted("stopped")
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "run_training", stop)
         with pytest.raises(Interrupted):
             api.resume(run)
-    assert seen == ["adamw_8bit"]
+    assert seen == ["adamw_8bit", "chosen then"]
 
 
 def test_without_a_gpu_the_next_plan_knows_what_the_last_run_took(tmp_path, monkeypatch):

@@ -86,6 +86,7 @@ from halfbyte.runs.goodbye import tell_ending, tell_unended
 from halfbyte.runs.manifest import SETTLED, read_manifest
 from halfbyte.runs.report import read_events, write_report
 from halfbyte.runs.trackers import check_trackers, open_trackers
+from halfbyte.runs.words import rows_of
 from halfbyte.train.checkpoint import newest_checkpoint, step_of
 from halfbyte.train.loop import Hooks, Outcome, run_training
 from halfbyte.train.retry import changed_computing
@@ -182,8 +183,9 @@ def train(loaded: Loaded, runs: Path, listener: Listener | None = None, on_plan:
 
 
 def _begin(planned: Planned, loaded: Loaded, runs: Path, listener: Listener | None, on_plan: OnPlan | None, command: str) -> RunFolder:
-    """In a new folder."""
+    """In a new folder. Where the disk is too small for it no plan is written, so that the next of its name takes the folder."""
     with new_run(runs, loaded.recipe.name) as run:
+        check_disk(run, planned.memory, planned.plan, planned.recipe.train)
         write_whole(run.recipe, loaded.text)
         write_whole(run.path / "recipe.resolved.yaml", _resolved(loaded.recipe))
         settled = _settled(planned)
@@ -215,7 +217,7 @@ def resume(path: Path, listener: Listener | None = None, on_plan: OnPlan | None 
     manifest, loaded = check_folder(run)
     loaded = _with_optimizer(loaded, run.read_plan()["optimizer"])
     check_trackers(loaded.recipe.track.report_to)
-    planned = _computed_as_it_ended(plan(loaded, listener), run)
+    planned = _computed_as_it_ended(_with_reason(plan(loaded, listener), run), run)
     _check_same(run, planned)
     check_inputs(run, manifest, planned)
     _check_same_plan(run, planned)
@@ -301,6 +303,14 @@ def _with_optimizer(loaded: Loaded, kept: str) -> Loaded:
     """A resumed run keeps its optimizer, whose state is saved, whatever would be chosen today."""
     train = loaded.recipe.train.model_copy(update={"optimizer": kept})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"train": train}))
+
+
+def _with_reason(planned: Planned, run: RunFolder) -> Planned:
+    """And the reason for it, which is that of the beginning: the recipe asks for it only because the run has it."""
+    reasons = {(one.get("name"), one.get("value")): str(one.get("reason")) for one in rows_of(run.read_plan().get("decisions"))}
+    of_optimizer = ("optimizer", planned.plan.optimizer)
+    decisions = [replace(one, reason=reasons.get(of_optimizer, one.reason)) if one.name == "optimizer" else one for one in planned.plan.decisions]
+    return replace(planned, plan=replace(planned.plan, decisions=decisions))
 
 
 def _run(planned: Planned, run: RunFolder, listener: Listener | None, resume_from: Path | None, command: str, passed_over: list[str] | None = None) -> None:

@@ -128,8 +128,11 @@ def verify_checkpoint(path: Path, run: str | None = None) -> None:
         file = path / name
         if not file.is_file():
             raise IntegrityError(f"{file} is missing", hint=OLDER)
-        if file.stat().st_size != size or _sha256(file) != digest:
-            raise IntegrityError(f"{file} is not what was saved ({file.stat().st_size} bytes, {size} written)", hint=OLDER)
+        if (found := file.stat().st_size) != size:
+            raise IntegrityError(f"{file} is not what was saved ({found} bytes, {size} written)", hint=OLDER)
+        if (hashed := _sha256(file)) != digest:
+            seen = f"{file} is not what was saved (its {size} bytes were changed: sha256 {hashed[:12]}, {digest[:12]} written)"
+            raise IntegrityError(seen, hint=OLDER)
 
 
 def _read_manifest(path: Path, run: str | None = None) -> dict[str, tuple[int, str]]:

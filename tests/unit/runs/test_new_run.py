@@ -126,12 +126,29 @@ def test_what_fails_inside_is_raised_as_it_is(tmp_path):
         raise FileNotFoundError("a fault of ours")
 
 
+def toy(folder):
+    """A recipe with its base and data."""
+    base = make_base(folder / "base")
+    tale = folder / "tale.txt"
+    tale.write_text("\n\n".join(f"{number}. " + "the keeper lit the lamp. " * 6 for number in range(16)), encoding="utf-8")
+    return parse_recipe(f"name: toy\nbase: {base}\ndata:\n  path: {tale}\n  max_length: 48\n", "toy.yaml", [])
+
+
+def test_a_disk_that_is_too_small_leaves_a_folder_for_the_next(tmp_path, monkeypatch):
+    """A plan in it would make it a run, which the next of its name goes round."""
+    loaded, runs = toy(tmp_path), tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "free_bytes", lambda place: 4_100_000)
+        with pytest.raises(MachineError, match="disk full"):
+            api.train(loaded, runs)
+    assert there(runs / "toy") == [FILE]
+    with new_run(runs, "toy") as run:
+        assert run.path == runs / "toy"
+
+
 def test_a_whole_train_takes_it(tmp_path, monkeypatch):
     """Through the verb. Whatever a train comes to write before its plan must stand in BEFORE_THE_PLAN."""
-    base = make_base(tmp_path / "base")
-    tale = tmp_path / "tale.txt"
-    tale.write_text("\n\n".join(f"{number}. " + "the keeper lit the lamp. " * 6 for number in range(16)), encoding="utf-8")
-    loaded = parse_recipe(f"name: toy\nbase: {base}\ndata:\n  path: {tale}\n  max_length: 48\n", "toy.yaml", [])
+    loaded = toy(tmp_path)
     runs, real = tmp_path / "runs", RunFolder.write_plan
 
     def full(run, plan):

@@ -138,6 +138,19 @@ def test_a_cut_or_missing_file_is_found(tmp_path, name):
         load_checkpoint(path)
 
 
+def test_what_differs_is_told_the_size_or_the_hash(tmp_path):
+    """Equal sizes say nothing of what is wrong."""
+    path = save_checkpoint(tmp_path, 3, content())
+    file = path / FILES[0]
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-1])
+    with pytest.raises(IntegrityError, match=rf"\({len(raw) - 1} bytes, {len(raw)} written\)"):
+        verify_checkpoint(path)
+    file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=rf"\(its {len(raw)} bytes were changed: sha256 [0-9a-f]{{12}}, [0-9a-f]{{12}} written\)"):
+        verify_checkpoint(path)
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"adapter.safetensors": 3}', '{"adapter.safetensors": {"bytes": 1}}'])
 def test_a_manifest_that_says_nothing_proves_nothing(tmp_path, text):
     """Guards against an empty manifest, with which no file was checked."""
