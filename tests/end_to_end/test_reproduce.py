@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -131,7 +132,7 @@ CHANGED = {
     "data": (other_data, [], "data.path, talk.csv: other content"),
     "neutral text": (lambda folder, _: (folder / "neutral.txt").write_text(NEUTRAL + "and on.", encoding="utf-8"), [], "neutral text: other content"),
     "seed": (None, ["seed=1"], "seed: 0 -> 1"),
-    "split": (None, ["data.test_share=0.3"], "split test: "),
+    "split": (None, ["data.test_share=0.3"], "test rows: "),
     "template": (None, ["data.prompt_template=Q {prompt} A "], "template: other content"),
     "chat template": (edited("chat_template.jinja", "<|im_start|>", "<|im_start|>>"), [], "template: other content"),
     "tokenizer": (edited("tokenizer_config.json", '"<|im_end|>"', '"<s>"'), [], "tokenizer: other content"),
@@ -170,7 +171,52 @@ def test_other_inputs_are_refused_before_a_step_and_can_be_run_all_the_same(copi
     assert not (folder / "new").exists()
     found = api.reproduce(folder / "runs" / "toy", [*places, "train.learning_rate=2e-2"], folder / "new", anyway=True)
     assert not found.identical
-    assert found.sentence.startswith("other inputs, but step 1 ")
+    assert found.sentence.startswith("other inputs, and step 1 ")
+
+
+def test_changed_rows_are_told_in_words(copied):
+    """Not as hashes alone: which parts have other rows, and how many they are."""
+    folder, _ = copied
+    other_data(folder, None)
+    told = named(copied)
+    assert len(told) == 2, told
+    assert any(re.fullmatch(r"(training|validation|test) rows: not the same \d+: some are others, or stand in another order", line) for line in told), told
+    write_data(folder, PAIRS[:-6])
+    told = named(copied)
+    assert any(re.fullmatch(r"training rows: \d+ -> \d+", line) for line in told), told
+    assert not any("labels" in line or "what is trained" in line for line in told), told
+
+
+def test_two_runs_of_other_recipes_or_data_are_told_apart_by_them(copied, monkeypatch, capfd):
+    """Guards against `the same inputs, but`, and a request to report it, where nobody had compared the inputs."""
+    from halfbyte.cli.main import main
+
+    folder, _ = copied
+    write_data(folder, PAIRS[:-6])
+    text = TEXT.format(folder=folder).replace("1e-2", "2e-2").replace("name: toy", "name: other")
+    other = api.train(parse_recipe(text, "other.yaml", []), folder / "runs").path
+    monkeypatch.setattr(sys, "argv", ["halfbyte", "reproduce", str(folder / "runs" / "toy"), "--against", str(other)])
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as left:
+        main()
+    out, complaint = capfd.readouterr()
+    assert left.value.code == 5
+    assert "other inputs, and step 1" in complaint
+    assert "two different runs by right" in complaint
+    assert "report it" not in complaint
+    lines = [line.removeprefix("other input ") for line in out.splitlines()]
+    assert "train.learning_rate: 0.01 -> 0.02" in lines
+    assert any(line.startswith("data.path, talk.csv: other content") for line in lines)
+    assert any(line.startswith("training rows: ") for line in lines)
+
+
+def test_a_file_under_another_name_is_no_other_input(copied):
+    run = copied[0] / "runs" / "toy"
+    other = shutil.copytree(run, run.with_name("other"))
+    manifest = read_manifest(other)
+    manifest["inputs"]["data"]["path"] = {"renamed.csv": manifest["inputs"]["data"]["path"]["talk.csv"]}
+    write_manifest(other, manifest)
+    assert compare_courses(run, other).inputs == []
 
 
 @pytest.mark.parametrize(("edit", "words"), [

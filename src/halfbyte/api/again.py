@@ -4,13 +4,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halfbyte.api.identity import asked_at_first, inputs_of, kept_recipe, places_apart
-from halfbyte.checks.reproduce import Reproduction, finished
+from halfbyte.api.identity import inputs_of, kept_recipe, places_apart
+from halfbyte.checks.reproduce import Reproduction, finished, inputs_apart
 from halfbyte.errors import IntegrityError
 from halfbyte.recipe.load import Loaded
 from halfbyte.recipe.plan import Computing, Placement
 from halfbyte.runs.folder import RunFolder, open_run
-from halfbyte.runs.manifest import SETTLED, differences, recipe_differences
+from halfbyte.runs.manifest import SETTLED
 
 if TYPE_CHECKING:
     from halfbyte.api import Planned
@@ -31,10 +31,8 @@ def recipe_again(path: Path, changes: list[str] | None) -> tuple[RunFolder, Load
 
 def compare_inputs(run: RunFolder, planned: "Planned") -> Reproduction:
     """Everything that a run is made of, before anything is trained."""
-    manifest, kept, now = finished(run.path), run.read_plan(), planned.plan.as_json()
-    found = recipe_differences(asked_at_first(manifest), planned.recipe.model_dump(mode="json"))
-    found += differences(manifest["inputs"], inputs_of(planned), "inputs")
-    found += differences({key: kept[key] for key in SETTLED}, {key: now[key] for key in SETTLED}, "plan")
+    manifest, now = finished(run.path), {**planned.plan.as_json(), "ledger": planned.prepared.ledger}
+    found = inputs_apart(manifest, run.read_plan(*SETTLED), planned.recipe.model_dump(mode="json"), inputs_of(planned), now)
     return Reproduction(run.path, None, found, places_apart(manifest, planned))
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from halfbyte import __version__
+from halfbyte.checks.reproduce import asked_at_first
 from halfbyte.data.store import tokenizer_hash
 from halfbyte.errors import IntegrityError
 from halfbyte.evaluate.neutral import NEUTRAL_TEXT
@@ -28,7 +29,6 @@ from halfbyte.model.adapter import ADAPTER_FILES, adapter_folder, adapter_state
 from halfbyte.model.base import Base
 from halfbyte.model.identity import base_identity, hash_file
 from halfbyte.recipe.load import Loaded, parse_resolved
-from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.cache import cache_folder
 from halfbyte.runs.folder import RunFolder
 from halfbyte.runs.manifest import (
@@ -173,11 +173,6 @@ def check_folder(run: RunFolder) -> tuple[Manifest, Loaded]:
     if plan_digest(run.read_plan()) != manifest["plan"]:
         raise IntegrityError(f"{run.plan} is not what was written", hint="put it back from a copy of the run, or start a new run")
     return manifest, loaded
-
-
-def asked_at_first(manifest: Manifest) -> dict[str, Any]:
-    """The recipe that a run was begun with, with the keys that were added to recipes since."""
-    return Recipe.model_validate(manifest["recipe"]).model_dump(mode="json")
 
 
 def kept_recipe(run: RunFolder, changes: list[str] | None = None) -> Loaded:

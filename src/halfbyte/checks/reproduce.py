@@ -4,18 +4,20 @@ The first thing that differs is named, for what follows differs with it; and wit
 the two: fewer rows at a time are the same step, summed in another order. Reads run.json, plan.json and events.jsonl; loads no model.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from halfbyte.errors import DataError
+from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event
 from halfbyte.runs.folder import RunFolder
-from halfbyte.runs.manifest import Difference, Manifest, differences, read_manifest
+from halfbyte.runs.manifest import SETTLED, Difference, Manifest, differences, read_manifest, recipe_differences
 from halfbyte.runs.report import read_events
 from halfbyte.runs.settle import settle
 
 OF_A_STEP = {"rows": "trains other rows", "learning_rate": "has another learning rate", "loss": "has another loss", "grad_norm": "has another gradient norm"}
+PARTS = ("train", "validation", "test")
 OTHER_ORDER = "the same steps, their sums in another order"
 
 
@@ -54,9 +56,9 @@ class Reproduction:
         figures = f"{self.figures} figures" if self.figures else "no figures to compare"
         if not self.differs:
             return f"identical: {self.steps} steps (rows, rates, losses, gradient norms), the adapter, {figures}"
-        why = "other inputs" if self.inputs else "the same inputs"
+        why = "other inputs, and" if self.inputs else "the same inputs, but"
         size = f"; losses differ by {self.largest:.1e} of their value at most" if self.largest else ""
-        return f"{why}, but {self.differs}{size}" + "".join(f"; a cause: {one}" for one in self.memory)
+        return f"{why} {self.differs}{size}" + "".join(f"; a cause: {one}" for one in self.memory)
 
 
 def finished(folder: Path) -> Manifest:
@@ -65,6 +67,34 @@ def finished(folder: Path) -> Manifest:
     if "outcome" not in manifest:
         raise DataError(f"{folder}: the run is not finished, so there is nothing to compare with", hint=f"halfbyte train --resume {folder}")
     return manifest
+
+
+def asked_at_first(manifest: Manifest) -> dict[str, Any]:
+    """The recipe that a run was begun with, with the keys that were added to recipes since."""
+    return Recipe.model_validate(manifest["recipe"]).model_dump(mode="json")
+
+
+def inputs_apart(manifest: Manifest, plan: dict[str, Any], recipe: dict[str, Any], inputs: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
+    """What makes another run by right: of the run of `manifest` and `plan` (plan.json) against a recipe, inputs and plan. A file's name is no difference."""
+    found = recipe_differences(asked_at_first(manifest), recipe)
+    before, after = ({**each, "data": dict(each.get("data") or {})} for each in (manifest["inputs"], inputs))
+    for part in before["data"].keys() & after["data"].keys():
+        if list(before["data"][part].values()) == list(after["data"][part].values()):
+            del before["data"][part], after["data"][part]
+    found += _with_rows(differences(before, after, "inputs"), plan.get("ledger") or {}, now.get("ledger") or {})
+    return found + differences({key: plan.get(key) for key in SETTLED}, {key: now.get(key) for key in SETTLED}, "plan")
+
+
+def _with_rows(found: list[Difference], before: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
+    """Hashes of rows with the number of the rows. Other training rows have other labels, which is not told twice."""
+    others = {one.what for one in found}
+    told = []
+    for one in found:
+        part = one.what.removeprefix("inputs.split.")
+        if part == "labels" and "inputs.split.train" in others:
+            continue
+        told.append(replace(one, rows=(before.get(f"{part}_rows"), now.get(f"{part}_rows"))) if part in PARTS else one)
+    return told
 
 
 @dataclass(frozen=True)
@@ -79,15 +109,19 @@ class Parting:
 
 
 def compare_courses(first: Path, second: Path, inputs: list[Difference] | None = None, place: list[Difference] | None = None) -> Reproduction:
-    """Raises DataError where one of the two is not finished."""
+    """`inputs`, `place`: what differs in what the two were made of; the two manifests say it where it is not given. Raises DataError for an unfinished run."""
     before, now = finished(first), finished(second)
+    if inputs is None:
+        plans = [run.read_plan() if (run := RunFolder(folder)).plan.is_file() else {} for folder in (first, second)]
+        inputs = inputs_apart(before, plans[0], asked_at_first(now), now["inputs"], plans[1])
+    place = differences(before["place"], now["place"], "place") if place is None else place
     events = [read_events(folder / "events.jsonl")[0] for folder in (first, second)]
     logs = [settle(each) for each in events]
     steps, validations = ([log.rows[kind] for log in logs] for kind in ("step", "validation"))
     figures = [one.get("metrics") or {} for one in (before, now)]
     found = _start(before, now) or _steps(*steps) or _validations(*validations) or _outcome(before, now) or _figures(*figures)
     return Reproduction(
-        first, second, inputs or [], place or [], found.told if found else "", memory_apart((first, second), events, found) if found else [],
+        first, second, inputs, place, found.told if found else "", memory_apart((first, second), events, found) if found else [],
         len(steps[0]), len(figures[0]) if all(figures) else 0, _largest(*steps),
     )  # fmt: skip
 

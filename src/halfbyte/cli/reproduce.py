@@ -36,13 +36,15 @@ def reproduce(
     for one in found.inputs:
         screen.print(f"[yellow]other input[/] {escape(printable(str(one)))}", highlight=False)
     if not found.identical:
-        raise IntegrityError(found.sentence, hint=_why(found.place, found.inputs, found.memory))
+        raise IntegrityError(found.sentence, hint=_why(found.place, found.inputs, found.memory, against is not None))
     screen.print(f"[bold green]{escape(found.sentence)}[/]", highlight=False)
     if found.second is not None:
         screen.print(f"{escape(str(found.first))} and {escape(str(found.second))}", highlight=False)
 
 
-def _why(place: list, inputs: list, memory: list) -> str:
+def _why(place: list, inputs: list, memory: list, two: bool) -> str:
+    if inputs and two:
+        return "two different runs by right; halfbyte compare says which is better"
     if inputs:
         return "another run by right: put the old inputs back to compare"
     if memory:

@@ -45,14 +45,18 @@ class Difference:
     """Its dotted place in the manifest, such as `inputs.base.weights.model.safetensors`."""
     before: Any
     now: Any
+    rows: tuple[int | None, int | None] | None = None
+    """Of a hash of rows: how many they were and are, where that is known."""
 
     def __str__(self) -> str:
         before, now = _shown(self.before), _shown(self.now)
         name = _named(self.what)
+        if self.rows is not None:
+            return f"{name}: {_tell_rows(*self.rows)}"
         if before == "none":
-            return f"{name}: {now}, which the run did not have"
+            return f"{name}: {'content' if _is_hash(self.now) else now}, which the run did not have"
         if now == "none":
-            return f"{name}: {before} is not there"
+            return f"{name}: {'its content' if _is_hash(self.before) else before} is not there"
         if _is_hash(self.before) and _is_hash(self.now):
             return f"{name}: other content (sha256 {before} -> {now})"
         return f"{name}: {before} -> {now}"
@@ -108,6 +112,12 @@ def _differing(before: Any, now: Any, what: str) -> Iterator[Difference]:
         yield Difference(what, before, now)
 
 
+def _tell_rows(before: int | None, now: int | None) -> str:
+    if before is None or now is None:
+        return "other rows"
+    return f"{before} -> {now}" if before != now else f"not the same {before}: some are others, or stand in another order"
+
+
 def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and len(value) in (32, 64) and all(letter in "0123456789abcdef" for letter in value)
 
@@ -125,7 +135,8 @@ def _shown(value: Any) -> str:
 # Dotted places in the manifest -> what a person calls them. The longest that fits is taken.
 NAMES = {
     "recipe.": "", "inputs.data.path.": "data.path, ",
-    "inputs.data.validation_path.": "data.validation_path, ", "inputs.data.test_path.": "data.test_path, ", "inputs.split.": "split ",
+    "inputs.data.validation_path.": "data.validation_path, ", "inputs.data.test_path.": "data.test_path, ", "inputs.split.train": "training rows",
+    "inputs.split.validation": "validation rows", "inputs.split.test": "test rows", "inputs.split.labels": "what is trained of the rows",
     "inputs.template": "template", "inputs.tokenizer": "tokenizer",
     "inputs.base.config": "base config.json", "inputs.base.weights.": "base weights ", "inputs.base.commit": "base",
     "inputs.neutral": "neutral text",
