@@ -1,6 +1,7 @@
 """One optimizer step on one screen. Every trained token weighs the same, however the rows were split into micro-batches."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,23 @@ def batch_logits(model: nn.Module, batch: Batch, dtype: torch.dtype) -> Tensor:
         return model(**model_inputs(model, batch.ids, batch.positions, batch.documents)).logits
 
 
+Accumulate = Callable[[Batch, float], Tensor]
+"""Adds `scale` times the gradient of a batch's summed loss to that of each adapter, and returns scale * the summed loss, ()."""
+
+
+def plain_way(model: nn.Module, dtype: torch.dtype, scaler: torch.amp.GradScaler) -> Accumulate:
+    """Through the model as it was loaded, and autograd. train/ways.py has the other way."""
+    device = next(model.parameters()).device
+
+    def accumulate(batch: Batch, scale: float) -> Tensor:
+        batch = batch.to(device)
+        loss = summed_loss(batch_logits(model, batch, dtype), batch.labels) * scale
+        scaler.scale(loss).backward()
+        return loss.detach()
+
+    return accumulate
+
+
 def train_step(
     model: nn.Module,
     batches: list[Batch],
@@ -42,8 +60,9 @@ def train_step(
     max_norm: float,
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler,
+    accumulate: Accumulate | None = None,
 ) -> StepResult:
-    """Loss summed over the supervised tokens of all micro-batches and divided by their count.
+    """Loss summed over the supervised tokens of all micro-batches and divided by their count; `accumulate` is the plain way where none is given.
 
     Raises TrainingError before the update when the loss, or in bfloat16 and float32 a gradient, is not finite.
     """
@@ -51,11 +70,9 @@ def train_step(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     supervised = sum(batch.supervised for batch in batches)
     total = torch.zeros((), device=device)
+    accumulate = accumulate or plain_way(model, dtype, scaler)
     for batch in batches:
-        batch = batch.to(device)
-        loss = summed_loss(batch_logits(model, batch, dtype), batch.labels) / supervised
-        scaler.scale(loss).backward()
-        total += loss.detach()
+        total += accumulate(batch, 1 / supervised if supervised else math.nan)
     loss_value = float(total)
     if not math.isfinite(loss_value):
         raise TrainingError(f"the loss is {loss_value} before the update", hint="lower train.learning_rate, or look for damaged rows in the data")
