@@ -25,7 +25,6 @@ from halfbyte.train.optimizer import learning_rate_at, make_optimizer, set_learn
 from halfbyte.train.random_state import random_states, seed_all, set_random_states
 from halfbyte.train.retry import Room
 from halfbyte.train.step import train_step
-from halfbyte.train.ways import way_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,12 +81,11 @@ def run_training(
     optimizer = make_optimizer(plan.optimizer, model.parameters(), section.learning_rate, section.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     seed_all(seed)  # dropout
-    room = Room(model, optimizer, scaler, plan.computing, section.gradient_checkpointing is not False, hooks.log)
+    room = Room(model, optimizer, scaler, plan.computing, section.gradient_checkpointing is not False, hooks.log, dtype)
     progress = Progress()
     if resume_from is not None:
         progress = _restore(load_checkpoint(resume_from, run_id), model, optimizer, scaler)
         hooks.log({"event": "resume", "step": progress.step})
-    way = way_of(model, room.computing, dtype, scaler)
     keeper = Keeper(
         checkpoints, section.keep_checkpoints, lambda said: hooks.log({"event": "note", "message": said}), run_id,
         background=device.type == "cuda" if background is None else background, on_saved=lambda saved: hooks.log({
@@ -133,9 +131,8 @@ def run_training(
                 rate = learning_rate_at(step, section.learning_rate, section.schedule, plan.warmup_steps, plan.total_steps)
                 set_learning_rate(optimizer, rate)
                 started = time.monotonic()
-                result = room.attempt(step, batches, lambda batches: train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler, way))
+                result = room.attempt(step, batches, lambda batches: train_step(model, batches, optimizer, section.max_grad_norm, dtype, scaler, room.way))
                 if result is None:  # memory ran out: the same step again, computed in less
-                    way = way_of(model, room.computing, dtype, scaler)
                     break
                 if device.type == "cuda":
                     torch.cuda.synchronize()

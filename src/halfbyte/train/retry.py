@@ -9,7 +9,7 @@ nothing is tried, and the last checkpoint is what is left.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ from halfbyte.data.batches import Batch
 from halfbyte.errors import OutOfMemory
 from halfbyte.model.placement import can_recompute, place_activations
 from halfbyte.model.room import Shortage, give_back, is_out_of_memory, let_go, look_at
-from halfbyte.recipe.plan import Computing, Placement
+from halfbyte.recipe.plan import Computing
 from halfbyte.train.random_state import random_states, set_random_states
-from halfbyte.train.step import StepResult
+from halfbyte.train.step import Accumulate, StepResult
+from halfbyte.train.ways import way_of
 
 Compute = Callable[[list[Batch]], StepResult]
 
@@ -37,6 +38,12 @@ class Room:
     may_recompute: bool
     """Not where the recipe says that nothing is to be recomputed."""
     log: Callable[[dict[str, Any]], None]
+    dtype: torch.dtype
+    way: Accumulate = field(init=False)
+    """How a micro-batch's gradient is computed (ways.py); another one whenever `computing` changes."""
+
+    def __post_init__(self) -> None:
+        self.way = way_of(self.model, self.computing, self.dtype, self.scaler)
 
     def attempt(self, step: int, batches: list[Batch], compute: Compute) -> StepResult | None:
         """None: memory ran out, and the step is to be taken again with `computing`. Raises OutOfMemory where nothing is left that could give way."""
@@ -61,10 +68,11 @@ class Room:
         computing, layers = self.computing, self.computing.layers
         if short.part == "update":
             return None
-        kept = [number for number, layer in enumerate(layers) if layer.activations == "kept"]
-        if kept and self.may_recompute and can_recompute(self.model):
+        kept = [number for number, layer in enumerate(layers) if layer.activations in ("kept", "thin", "attention")]
+        fast = computing.path == "fast"
+        if kept and self.may_recompute and (fast or can_recompute(self.model)):
             some = kept[: -(-len(kept) // 2)] if len(kept) == len(layers) else kept
-            changed = tuple(Placement(layer.weights, "recomputed") if number in some else layer for number, layer in enumerate(layers))
+            changed = tuple(replace(layer, activations="recomputed") if number in some else layer for number, layer in enumerate(layers))
             count = len(layers) - len(kept) + len(some)
             return replace(computing, layers=changed), f"{count} of {len(layers)} layers are recomputed from here on; losses are the same to the bit"
         rows, whole = computing.micro_batch_size, computing.micro_batch_size * computing.gradient_accumulation_steps
@@ -75,7 +83,7 @@ class Room:
                 told += "; dropout is drawn for each micro-batch, so from here on its draws are not those of a run that did not run out"
             return replace(computing, micro_batch_size=fewer, gradient_accumulation_steps=whole // fewer), told
         if torch.cuda.is_available() and any(layer.activations == "recomputed" for layer in layers):
-            changed = tuple(Placement(layer.weights, "cpu") for layer in layers)
+            changed = tuple(replace(layer, activations="cpu") for layer in layers)
             return replace(computing, layers=changed), "inputs of all layers wait in the computer's memory from here on; losses are the same to the bit"
         return None
 
@@ -89,7 +97,10 @@ class Room:
 
     def _change_to(self, less: tuple[Computing, str], step: int, seen: str) -> None:
         computing, told = less
-        if computing.layers != self.computing.layers:
+        if computing.path == "fast":
+            del self.way  # its buffers go before there are others
+            self.way = way_of(self.model, computing, self.dtype, self.scaler)
+        elif computing.layers != self.computing.layers:
             place_activations(self.model, computing.layers, next(self.model.parameters()).device)
         self.computing = computing
         self.log({
@@ -131,4 +142,4 @@ def changed_computing(computing: Computing, events: list[dict[str, Any]]) -> Com
     return computing
 
 
-LEANER = ("kept", "recomputed", "cpu")
+LEANER = ("kept", "thin", "attention", "recomputed", "cpu")
