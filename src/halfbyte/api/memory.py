@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
+from halfbyte.budget.fast_fit import why_plain
 from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import Taken, calibrated, measured_on_cpu, name_of, recall, remember, taken_by
 from halfbyte.budget.phases import host_bytes, loads_on_gpu
@@ -38,10 +39,11 @@ from halfbyte.model.machine import (
 from halfbyte.model.neighbours import tell_neighbours
 from halfbyte.model.placement import keep_in_16bit, limit_memory, place_layers
 from halfbyte.model.precision import DTYPES
-from halfbyte.recipe.plan import Computing, Decision, Machine, Plan, as_asked
+from halfbyte.recipe.plan import Computing, Decision, Machine, Placement, Plan, as_asked
 from halfbyte.recipe.schema import Recipe
 from halfbyte.runs.events import Event
 from halfbyte.runs.words import size
+from halfbyte.train.ways import why_not_fast
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -130,7 +132,7 @@ def _on_cpu(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared) ->
     except ModelError as error:
         return Memory(as_asked(recipe.train, recipe.evaluate.batch_size, 0), None, [*notes, f"memory is not predicted: {error.message}"])
     longest, mean = _lengths(prepared)
-    computing = as_asked(recipe.train, recipe.evaluate.batch_size, shape.layers)
+    computing = _path_on_cpu(as_asked(recipe.train, recipe.evaluate.batch_size, shape.layers), recipe, base)
     raw = predict_on_cpu(recipe, base.config, computing, longest)
     rows, times = computing.micro_batch_size, computing.gradient_accumulation_steps
     usual = replace(ask(recipe, base.config, mean).work, rows=rows, accumulation=times, layers=computing.layers)
@@ -138,6 +140,16 @@ def _on_cpu(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared) ->
     seconds = effort_of(usual, 0, 0).product_flops / known.product_flops if known.product_flops else None
     computing = replace(computing, predicted_bytes=int(raw * known.memory_ratio), predicted_step_seconds=seconds)
     return Memory(computing, None, notes, on_cpu=(usual, raw))
+
+
+def _path_on_cpu(computing: Computing, recipe: Recipe, base: Base) -> Computing:
+    """The fast path in plain PyTorch, where it is asked for. Raises ModelError where it cannot be taken."""
+    if recipe.train.fast_path != "on":
+        return computing
+    precision = "float32" if recipe.train.precision == "auto" else recipe.train.precision
+    if reason := why_plain(recipe, base.config, precision, on_gpu=False):
+        raise ModelError(f"train.fast_path is on, and it cannot be taken: {reason}", hint="train.fast_path=auto takes the plain path then")
+    return replace(computing, path="fast")
 
 
 def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target, list[str]]:
@@ -169,7 +181,7 @@ def load_for(recipe: Recipe, base: Base, machine: Machine, plan: Plan) -> Loaded
     device = torch.device("cpu") if plan.computing.load_on_cpu else torch_device(machine)
     begin_phase(machine.device)
     loaded = load_base(base, recipe.quant, plan.precision, device)
-    if plan.computing.layers:
+    if plan.computing.layers and plan.computing.path == "plain":  # the fast path keeps 16-bit weights in buffers of its own
         keep_in_16bit(loaded.model, plan.computing.layers, DTYPES[plan.precision])
     return loaded
 
@@ -178,6 +190,8 @@ def adapt_new(loaded: Loaded, recipe: Recipe, machine: Machine, plan: Plan) -> t
     """With a new adapter, every layer in its place."""
     model, decision = add_adapter(loaded.model, recipe.adapter, recipe.seed)
     _place(model, machine, plan)
+    if recipe.train.fast_path == "on" and (reason := why_not_fast(model, DTYPES[plan.precision])):
+        raise ModelError(f"train.fast_path is on, and it cannot be taken: {reason}", hint="train.fast_path=auto takes the plain path then")
     return model, decision
 
 
@@ -189,8 +203,11 @@ def adapt_saved(loaded: Loaded, path: str, machine: Machine, plan: Plan) -> "Pef
 
 
 def _place(model: nn.Module, machine: Machine, plan: Plan) -> None:
-    if plan.computing.layers:
-        place_layers(model, plan.computing.layers, torch_device(machine))
+    layers = plan.computing.layers
+    if plan.computing.path == "fast":  # what is evaluated and proven goes through the model as it was loaded, in as little memory as it can
+        layers = (Placement(activations="recomputed"),) * len(layers)
+    if layers:
+        place_layers(model, layers, torch_device(machine))
 
 
 def tell_peak(log: Callable[[Event], None], phase: str, machine: Machine) -> None:

@@ -1,7 +1,8 @@
 """The set-up that a run is about to use, handed to the proofs of checks/: the very functions that training, saving and loading call."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,10 +22,11 @@ from halfbyte.model.adapter import adapter_beside, save_adapter
 from halfbyte.model.base import Base
 from halfbyte.model.placement import recomputing
 from halfbyte.model.precision import DTYPES
-from halfbyte.recipe.plan import Plan
+from halfbyte.recipe.plan import Computing, Plan
 from halfbyte.recipe.schema import Recipe, TextData
 from halfbyte.train.optimizer import learning_rate_at, make_optimizer
-from halfbyte.train.step import StepResult, batch_logits, summed_loss, train_step
+from halfbyte.train.step import Accumulate, StepResult, batch_logits, summed_loss, train_step
+from halfbyte.train.ways import fast_way, why_not_fast
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -40,6 +42,15 @@ def _own_scale(model: "PeftModel") -> float:
     """Of an adapter that the run goes on from: by its own settings, which are kept."""
     config = cast("LoraConfig", model.peft_config[str(model.active_adapter)])
     return _scale(config.lora_alpha, config.r, config.use_rslora)
+
+
+def _fast(model: nn.Module, computing: Computing, dtype: torch.dtype) -> Accumulate | None:
+    """The fast path's gradients, where the run takes it: made when they are first asked for, with weights that are not kept."""
+    if computing.path != "fast" or why_not_fast(model, dtype):
+        return None
+    lean = replace(computing, layers=tuple(replace(layer, weights="4bit") for layer in computing.layers))
+    made = cache(lambda: fast_way(model, lean, dtype, record=False))
+    return lambda batch, scale: made()(batch, scale)
 
 
 def subject_of(
@@ -69,6 +80,7 @@ def subject_of(
         return learning_rate_at(step, train.learning_rate, train.schedule, plan.warmup_steps, plan.total_steps)
 
     return Subject(
+        fast=_fast(model, computing, dtype),
         model=model, build=build, dtype=dtype, tokenizer=tokenizer, begin_ids=tuple(begin_ids(tokenizer)), end_ids=tuple(marks.end), pad_id=pad,
         context=base.context or UNNAMED_CONTEXT, max_length=recipe.data.max_length,
         rows=prepared.train, encode_row=encode_row if talks else None,

@@ -17,7 +17,7 @@ from halfbyte.data.batches import Batch
 from halfbyte.data.records import Message
 from halfbyte.data.tokens import Tokens
 from halfbyte.recipe.schema import FP4, NF4, Adapter, NoQuant
-from halfbyte.train.step import StepResult
+from halfbyte.train.step import Accumulate, StepResult
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -97,3 +97,5 @@ class Subject:
     """Of the schedule; one that is asked for longer than the run never reaches the peak, which the plan has told."""
     weight_decay: float | None = None
     """Of every group of the optimizer."""
+    fast: Accumulate | None = None
+    """The fast path's gradients, where the run takes it."""

@@ -43,7 +43,7 @@ class Room:
     """How a micro-batch's gradient is computed (ways.py); another one whenever `computing` changes."""
 
     def __post_init__(self) -> None:
-        self.way = way_of(self.model, self.computing, self.dtype, self.scaler)
+        self.way = way_of(self.model, self.computing, self.dtype, self.scaler, tell=lambda said: self.log({"event": "note", "message": said}))
 
     def attempt(self, step: int, batches: list[Batch], compute: Compute) -> StepResult | None:
         """None: memory ran out, and the step is to be taken again with `computing`. Raises OutOfMemory where nothing is left that could give way."""

@@ -4,6 +4,8 @@ Both add `scale` times the gradient of the summed loss to that of each adapter a
 through the model as it was loaded; checks/ holds one way against the other before the first step.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -27,10 +29,17 @@ def fast_way(model: nn.Module, computing: Computing, dtype: torch.dtype, record:
     ).accumulate  # fmt: skip
 
 
-def way_of(model: nn.Module, computing: Computing, dtype: torch.dtype, scaler: torch.amp.GradScaler, record: bool | None = None) -> Accumulate:
-    """As the plan has it."""
+def way_of(
+    model: nn.Module, computing: Computing, dtype: torch.dtype, scaler: torch.amp.GradScaler, record: bool | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Accumulate:  # fmt: skip
+    """As the plan has it; the plain one, which is told, where the loaded model is not what its config promised."""
     if computing.path == "fast":
-        return fast_way(model, computing, dtype, record)
+        try:
+            return fast_way(model, computing, dtype, record)
+        except Unfit as reason:
+            if tell:
+                tell(f"the plain path is taken after all: {reason}")
     return plain_way(model, dtype, scaler)
 
 

@@ -1,0 +1,52 @@
+"""A run on the fast path, where it is asked for on a CPU: it is the plain run to rounding, resumes as itself, and says which path it took."""
+
+import json
+
+import pytest
+
+from halfbyte import api
+from halfbyte.errors import ModelError
+from halfbyte.recipe.load import parse_recipe
+from halfbyte.runs.report import read_events
+from toy_subjects import TALK
+from toys import make_base
+
+# Four steps in float32, each of whose rounding moves the weights of the next.
+SAME = 1e-4
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    file = folder / "talk.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt, "response": response}) + "\n" for prompt, response in TALK), encoding="utf-8")
+    make_base(folder / "base")
+    return (
+        f"name: toy\nbase: {folder / 'base'}\ndata:\n  path: {file}\n  kind: prompt_response\n  prompt_column: prompt\n  response_column: response\n"
+        "  validation_share: 0\n  test_share: 0\nadapter:\n  r: 4\n  dropout: 0\ntrain:\n  max_steps: 4\n  batch_size: 2\n  gradient_accumulation_steps: 2\n"
+        "  learning_rate: 1e-2\n"
+    )
+
+
+def losses(run):
+    return [event["loss"] for event in read_events(run.events)[0] if event["event"] == "step"]
+
+
+def test_it_is_the_plain_run(given, tmp_path):
+    plain = api.train(parse_recipe(given, "toy.yaml", []), tmp_path / "plain")
+    fast = api.train(parse_recipe(given, "toy.yaml", ["train.fast_path=on"]), tmp_path / "fast")
+    assert losses(fast) == pytest.approx(losses(plain), rel=SAME)
+    assert losses(fast)[-1] < losses(fast)[0]
+    assert fast.read_plan()["computing"]["path"] == "fast"
+    assert plain.read_plan()["computing"]["path"] == "plain"
+    assert [event for event in read_events(fast.events)[0] if event["event"] == "proof" and event["name"] == "fast path" and event["passed"]]
+
+
+def test_it_resumes_as_itself(given):
+    proof = api.verify_resume(parse_recipe(given, "toy.yaml", ["train.fast_path=on"]), 3)
+    assert proof.identical, proof.sentence
+
+
+def test_what_it_cannot_do_is_refused_by_name(given, tmp_path):
+    with pytest.raises(ModelError, match=r"train.fast_path is on, and it cannot be taken: .*dropout"):
+        api.train(parse_recipe(given, "toy.yaml", ["train.fast_path=on", "adapter.dropout=0.1"]), tmp_path)

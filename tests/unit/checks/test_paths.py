@@ -1,0 +1,78 @@
+"""The proof that the fast path is the plain one: holds where it is, fails for each way in which it could be another."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from halfbyte.checks.of_paths import OF_PATHS
+from halfbyte.checks.preflight import prove
+from halfbyte.checks.proof import lead
+from halfbyte.checks.trial import Trial, kept
+from toy_subjects import make_subject
+
+ON = ["train.fast_path=on", "adapter.dropout=0"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return make_subject(tmp_path_factory.mktemp("packed"), words=[*ON, "data.packing=best_fit"])
+
+
+def proof(subject):
+    with kept(subject.model):
+        trial = Trial(subject)
+        try:
+            return lead(OF_PATHS[0], trial)
+        finally:
+            trial.put_values_back()
+
+
+def test_it_holds_and_leaves_no_trace(packed):
+    before = {name: tensor.clone() for name, tensor in packed.model.state_dict().items()}
+    found = proof(packed)
+    assert found.passed, found.told
+    assert "as one packed row" in found.told
+    assert all(torch.equal(tensor, before[name]) for name, tensor in packed.model.state_dict().items())
+
+
+def test_it_is_led_where_the_fast_path_is_taken_alone(packed):
+    assert "fast path" in {one.name for one in prove(packed)}
+    assert "fast path" not in {one.name for one in prove(replace(packed, fast=None))}
+
+
+def a_document_leaks(batch, fast, scale):
+    return fast(replace(batch, positions=None, documents=None), scale)
+
+
+def another_scale(batch, fast, scale):
+    return fast(batch, 1.01 * scale)
+
+
+def a_label_too_many(batch, fast, scale):
+    return fast(replace(batch, labels=batch.ids), scale)
+
+
+def the_last_row_left_out(batch, fast, scale):
+    rows = max(1, len(batch.ids) - 1)
+    return fast(replace(batch.part(slice(rows)), lengths=batch.lengths[:rows]), scale)
+
+
+@pytest.mark.parametrize("fault", [a_document_leaks, another_scale, a_label_too_many, the_last_row_left_out])
+def test_it_finds(packed, fault):
+    found = proof(replace(packed, fast=lambda batch, scale: fault(batch, packed.fast, scale)))
+    assert found.passed is False, found.told
+    assert "plain path" in found.told
+
+
+def test_an_adapter_without_its_gradient_is_found(packed):
+    left_out = next(parameter for name, parameter in packed.model.named_parameters() if "k_proj.lora_A" in name)
+
+    def fast(batch, scale):
+        loss = packed.fast(batch, scale)
+        left_out.grad.zero_()
+        return loss
+
+    found = proof(replace(packed, fast=fast))
+    assert found.passed is False
+    assert "k_proj.lora_A" in found.told
