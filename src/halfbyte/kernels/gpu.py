@@ -190,16 +190,15 @@ def _cross_entropy_kernel(logits, logits_row, targets, scale, losses, WIDTH: tl.
         now = tl.maximum(largest, tl.max(value, 0))
         total = total * tl.exp(largest - now) + tl.sum(tl.exp(value - now), 0)
         largest = now
-    log_total = largest + tl.log(total)
     there = target >= 0
     wanted = tl.load(start + tl.maximum(target, 0)).to(tl.float32)
-    tl.store(losses + row, tl.where(there, log_total - wanted, 0.0))
+    tl.store(losses + row, tl.where(there, largest - wanted + tl.log(total), 0.0))
     weight = tl.where(there, tl.load(scale), 0.0)
     tl.debug_barrier()  # the target's logit is read before it is overwritten
     for piece in range(0, WIDTH, BLOCK):
         at = piece + tl.arange(0, BLOCK)
         raw = tl.load(start + at, mask=at < WIDTH, other=float("-inf"))
-        gradient = tl.exp(raw.to(tl.float32) - log_total) - tl.where(at == target, 1.0, 0.0)
+        gradient = tl.exp(raw.to(tl.float32) - largest) / total - tl.where(at == target, 1.0, 0.0)
         tl.store(start + at, (gradient * weight).to(raw.dtype), mask=at < WIDTH)
 
 
@@ -254,11 +253,11 @@ def _nf4_kernel(
             four_bits = (eight[:, None] >> ((place // 2) * 8 + 4 - (place % 2) * 4)) & 15
             value = tl.load(code + four_bits) * absmax[:, None]
             tl.store(out + row * out_row + word[:, None] * 8 + place, value.to(out.dtype.element_ty), mask=there[:, None])
-        if BESIDE:
-            place_b = tl.arange(0, RANK)
-            there_b = (place_b < rank) & (first_block == 0)
-            value_b = tl.load(b + row * rank + place_b, mask=there_b, other=0.0)
-            tl.store(right + row * right_row + place_b, (value_b * scale).to(right.dtype.element_ty), mask=there_b)
+        if BESIDE:  # noqa: SIM102 (decided when the kernel is compiled; the next when it runs)
+            if first_block == 0:
+                place_b = tl.arange(0, RANK)
+                value_b = tl.load(b + row * rank + place_b, mask=place_b < rank, other=0.0)
+                tl.store(right + row * right_row + place_b, (value_b * scale).to(right.dtype.element_ty), mask=place_b < rank)
     elif BESIDE:
         column = first_block * 64 + tl.arange(0, BLOCKS * 64)
         value_a = tl.load(a + (row - rows) * width + column, mask=column < width, other=0.0)
