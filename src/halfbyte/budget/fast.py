@@ -101,6 +101,8 @@ class FastPeak:
     host_bytes: int
     """Pinned, for what is parked."""
     paged_bytes: int
+    recorded_bytes: int = 0
+    """Of it, what recordings keep to themselves, whatever else runs."""
 
     @property
     def enough_bytes(self) -> int:
@@ -147,7 +149,7 @@ def fast_peak(given: FastWork) -> FastPeak:
         recorded.free(workspace)
         allocated = max(memory.peak_allocated, memory.allocated + recorded.peak_allocated)
         reserved = max(reserved, trimmed(memory) + recorded.reserved)
-        return FastPeak(allocated, reserved, base, step.host_bytes, paged_bytes(given.work))
+        return FastPeak(allocated, reserved, base, step.host_bytes, paged_bytes(given.work), recorded.reserved)
     return FastPeak(memory.peak_allocated, reserved, base, step.host_bytes, paged_bytes(given.work))
 
 
