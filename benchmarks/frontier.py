@@ -6,8 +6,9 @@
 
 From the suite's cells of these configurations it takes, for each side and budget, the most tokens/s whose reserved peak fits. The winners run again, where
 torch.cuda.set_per_process_memory_fraction allows PyTorch no more than the budget, before the model is loaded; who runs out of memory there gives way to the
-next. A winner of several budgets runs in the smallest of them. Ours share a process, smallest budget first; Unsloth's have one each, so that
-what it compiles for one shape is not in the way of another's. Writes benchmarks/results/frontier.json and the claims budget-GB-vs-unsloth.
+next. A winner of several budgets runs in the smallest of them, and in a larger one only if that had slowed it (Unsloth moves what it can out of the way
+where memory is tight). Ours share a process, smallest budget first; Unsloth's have one each, so that what it compiles for one shape is not in the way of
+another's. Writes benchmarks/results/frontier.json and the claims budget-GB-vs-unsloth.
 A budget is in units of 10^9 bytes and without the driver's own share, for both.
 """
 
@@ -28,6 +29,7 @@ from suite_table import Cell, faults, load_cells, reference_of
 
 GRIDS = ("1x2048", "2x2048", "4x2048", "8x2048")
 SIDES = ("ours", "unsloth")
+SLOWED = 0.97  # of the speed without a budget; one sitting differs from the next by 1 to 2 %
 FILE = "frontier.json"
 
 
@@ -46,42 +48,60 @@ def job_of(cell: Cell, budget: int, steps: Steps) -> suite.Job:
     return suite.Job(Configuration(**asked), cell["program"], steps, budget_bytes=budget * 10**9)
 
 
+Runs = dict[str, dict[int, Cell]]
+"""name -> gigabytes -> the cell that was measured in them."""
+
+
 def run_winners(args: Namespace, cells: list[Cell], deadline: float) -> dict[int, Comparison]:
     """Gigabytes -> the pair that was run; of a budget that nothing of one side fits there is none."""
     failed: dict[str, int] = {}
-    run: dict[str, tuple[int, Cell]] = {}  # name -> the least gigabytes in which it ran, and its cell there
+    runs: Runs = {}
     steps = Steps(args.warm_up, args.timed, args.repeats)
-    while True:
-        winners = {(side, budget): fastest_that_fits(cells, side, budget, failed) for side in SIDES for budget in sorted(args.budgets)}
-        least: dict[str, tuple[int, Cell]] = {}
-        for (_, budget), cell in winners.items():
-            if cell is not None:
-                least.setdefault(name_of(cell), (budget, cell))
-        jobs = [job_of(cell, budget, steps) for name, (budget, cell) in least.items() if name not in run or run[name][0] > budget]
-        if not jobs:
-            break
+    while jobs := [job_of(cell, budget, steps) for budget, cell in wanted(cells, args.budgets, runs, failed)]:
         ours = sorted((job for job in jobs if family_of(job.program) == "ours"), key=lambda job: job.budget_bytes or 0)
         for group in [*([ours] if ours else []), *([job] for job in jobs if family_of(job.program) != "ours")]:
             for job, cell in suite.run_jobs(args, group, deadline):
                 budget = (job.budget_bytes or 0) // 10**9
                 print(f"{job.name} in {budget} GB: {suite.in_short(cell)}; {deadline - time.monotonic():.0f} s left", flush=True)
                 if cell["reason"] == suite.BUDGET_SPENT:
-                    return pairs(winners, run)
+                    return pairs(cells, args.budgets, runs, failed)
                 wrong = faults(cell, reference_of(cells, job.configuration.name)) if cell["status"] == "measured" else [cell["status"]]
+                if not wrong and reserved(cell) > budget * 10**9:
+                    wrong = [f"{reserved(cell) / 1e9:.2f} GB were reserved"]
                 if wrong:
                     print(f"{job.name} does not count: {'; '.join(wrong)}", flush=True)
                     failed[job.name] = budget
                 else:
-                    run[job.name] = budget, cell
-    return pairs(winners, run)
+                    runs.setdefault(job.name, {})[budget] = cell
+    return pairs(cells, args.budgets, runs, failed)
 
 
-def pairs(winners: dict[tuple[str, int], Cell | None], run: dict[str, tuple[int, Cell]]) -> dict[int, Comparison]:
+def wanted(cells: list[Cell], budgets: Iterable[int], runs: Runs, failed: dict[str, int]) -> list[tuple[int, Cell]]:
+    """What is still to be run: each winner once at a time, in the smallest budget that it was not run in."""
+    least: dict[str, tuple[int, Cell]] = {}
+    for budget in sorted(budgets):
+        for side in SIDES:
+            winner = fastest_that_fits(cells, side, budget, failed)
+            if winner is None:
+                continue
+            ran = fastest_run(runs, name_of(winner), budget)
+            slowed = ran is not None and ran["tokens_per_second"] < SLOWED * winner["tokens_per_second"] and budget not in runs[name_of(winner)]
+            if ran is None or slowed:
+                least.setdefault(name_of(winner), (budget, winner))
+    return list(least.values())
+
+
+def fastest_run(runs: Runs, name: str, budget: int) -> Cell | None:
+    return max((cell for limit, cell in runs.get(name, {}).items() if limit <= budget), key=lambda cell: cell["tokens_per_second"], default=None)
+
+
+def pairs(cells: list[Cell], budgets: Iterable[int], runs: Runs, failed: dict[str, int]) -> dict[int, Comparison]:
     found = {}
-    for budget in sorted({budget for _, budget in winners}):
-        both = [run.get(name_of(cell)) if (cell := winners[side, budget]) else None for side in SIDES]
-        if both[0] and both[1] and max(both[0][0], both[1][0]) <= budget:
-            found[budget] = Comparison(both[0][1], both[1][1])
+    for budget in sorted(budgets):
+        winners = [fastest_that_fits(cells, side, budget, failed) for side in SIDES]
+        ours, rival = (fastest_run(runs, name_of(winner), budget) if winner else None for winner in winners)
+        if ours and rival:
+            found[budget] = Comparison(ours, rival)
     return found
 
 

@@ -301,6 +301,7 @@ PROGRAMS = {
     "unsloth": unsloth_with("unsloth", 'checkpointing "unsloth" (its default)'),
     "unsloth-true": unsloth_with(True, "checkpointing True"),
     "unsloth-off": unsloth_with(False, "checkpointing False"),
+    "unsloth-off-graphs": unsloth_with(False, "checkpointing False, layers as CUDA graphs", environment={"UNSLOTH_BLOCK_CUDAGRAPHS": "1"}),
     # Its own attention reads torch's priority. xformers would stand before it. The rows all have one length, so padding them for cuDNN's plans
     # (its default bucket) would only cost.
     "unsloth-off-cudnn": unsloth_with(

@@ -82,6 +82,7 @@ def measure(configuration: Configuration, program: Program, steps: Steps, scratc
         loaded = load(program, Given(configuration.base(scratch), configuration.rank, configuration.tokens, device), configuration.adapter(scratch))
     elif device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_reserved() if device == "cuda" else None  # where cells share a process: nothing of the ones before may be left
     model, parameters = loaded.model, loaded.parameters
     first = put_first_values(parameters, configuration.adapter(scratch))
     rows = rows_of_steps(configuration, scratch, steps.total)
@@ -110,8 +111,8 @@ def measure(configuration: Configuration, program: Program, steps: Steps, scratc
     return {
         "where": where(), "versions": {**versions(), **peer_versions(), "cuda": torch.version.cuda}, "allocator": os.environ.get("PYTORCH_ALLOC_CONF"),
         "hidden": list(program.hidden), "environment": program.environment, "weights_sha256": loaded.hashes, "trained": trained,
-        "setup_seconds": setup_seconds, "load_seconds": loaded.seconds, "one_of_several": shared, **warm, **timed, "peaks": peaks,
-        "attention_kernels": attention,
+        "setup_seconds": setup_seconds, "load_seconds": loaded.seconds, "one_of_several": shared, "reserved_at_start_bytes": held,
+        **warm, **timed, "peaks": peaks, "attention_kernels": attention,
     }  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from claims import save_raw
-from programs import RANK, SHAPE, WAYS, configuration_of
+from programs import PROGRAMS, RANK, SHAPE, WAYS, configuration_of, family_of
 from suite_table import Cell, faults, reference_of
 
-UNSLOTH = ("unsloth", "unsloth-true", "unsloth-off", "unsloth-off-cudnn")
+UNSLOTH = tuple(name for name in PROGRAMS if family_of(name) == "unsloth")
+UNSLOTH_OFF = tuple(name for name in UNSLOTH if name.startswith("unsloth-off"))
 UNIT = "ratio of times, above 1 is faster"
 BUDGETS_GB = (8, 10, 12, 16, 24, 40, 80)
 
@@ -33,9 +34,9 @@ class Target:
 
 PACKED = ("1x8192:alpaca", "1x8192:replies", "1x2048:alpaca", "1x2048:replies")
 TARGETS = (
-    Target("t8192-fast-vs-unsloth", "8,192 tokens, beside checkpointing off", 1.15, ("4x2048",), ("unsloth-off",)),
+    Target("t8192-fast-vs-unsloth", "8,192 tokens, beside checkpointing off", 1.15, ("4x2048",), UNSLOTH_OFF),
     Target("t8192-lean-vs-unsloth", "8,192 tokens, beside its default", 1.23, ("4x2048",), ("unsloth",)),
-    Target("t2048-fast-vs-unsloth", "2,048 tokens, beside checkpointing off", 1.30, ("1x2048",), ("unsloth-off",)),
+    Target("t2048-fast-vs-unsloth", "2,048 tokens, beside checkpointing off", 1.30, ("1x2048",), UNSLOTH_OFF),
     Target("t2048-lean-vs-unsloth", "2,048 tokens, beside its default", 1.45, ("1x2048",), ("unsloth",)),
     Target("t16384-lean-vs-unsloth", "one row of 16,384 tokens, beside its default", 1.25, ("1x16384",), ("unsloth",)),
     Target("packed-vs-unsloth", "packed short rows, beside its best setting", 1.50, PACKED, UNSLOTH),

@@ -203,6 +203,142 @@ def test_a_program_that_trains_other_matrices_is_stopped(measure):
         measure("hf", build=spoiled(PROGRAMS["hf"].build, freeze))
 
 
+# The fast path, packed rows, and cells that share a process
+
+
+@pytest.mark.parametrize("name", ["fast", "leanest"])
+def test_the_fast_path_trains_the_same(measure, hf, name):
+    from suite_table import faults
+
+    cell = measure(name)
+    assert faults(cell, hf) == []
+    assert cell["gradients"]["zero_in_step_3"] == []
+    assert cell["peaks"]["waiting_bytes"] == 0  # of the toy's two layers none is parked
+
+
+def test_a_fast_path_without_gradients_is_a_failure(measure, hf):
+    from programs import PROGRAMS
+    from suite_table import faults
+
+    def prepare(model):
+        PROGRAMS["fast"].prepare(model)
+        accumulate = model.fast.accumulate
+
+        def without(*given):
+            loss = accumulate(*given)
+            model.fast.gradients.flat.zero_()
+            return loss
+
+        model.fast.accumulate = without
+
+    assert "28 gradients are zero, the first of layers.0.self_attn.q_proj.B" in faults(measure("fast", prepare=prepare), hf)
+
+
+@pytest.fixture(scope="module")
+def packed(scratch):
+    from programs import configuration_of
+    from suite_given import write_all
+
+    configuration = configuration_of("toy", "1x256:replies", rank=4)
+    write_all(configuration, scratch, "cpu")
+    return configuration
+
+
+def test_packed_rows_are_filled_with_documents_of_the_listed_lengths(packed):
+    import numpy as np
+
+    from suite_given import LENGTHS, packed_documents
+
+    assert packed.name == "toy-1x256-replies-r4"
+    documents = packed_documents(packed)
+    assert (documents == packed_documents(packed)).all()
+    assert (documents >= 0).mean(-1).min() > 0.9
+    listed = {min(length, 256) for length in json.loads(LENGTHS.read_text())["replies"]["lengths"]}
+    assert {int(length) for row in documents[:, 0] for length in np.unique(row[row >= 0], return_counts=True)[1]} <= listed
+
+
+def test_all_are_given_the_same_packed_rows():
+    """Two rows of documents of 3 and 2, and of 4, of 6 places each; as transformers and Unsloth take them, one row of 9."""
+    import torch
+
+    from halfbyte.data.batches import IGNORE
+    from suite_given import rows_of
+
+    ids = torch.tensor([[11, 12, 13, 14, 15, 0], [21, 22, 23, 24, 0, 0]])
+    rows = rows_of(ids, torch.tensor([[0, 0, 0, 1, 1, -1], [0, 0, 0, 0, -1, -1]]))
+    assert rows.batch.labels.tolist() == [[IGNORE, 12, 13, IGNORE, 15, IGNORE], [IGNORE, 22, 23, 24, IGNORE, IGNORE]]
+    assert rows.batch.positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0]]
+    assert (rows.batch.lengths, rows.tokens, rows.supervised) == ((5, 4), 9, 6)
+    assert rows.documents.tolist() == [3, 2, 4]
+    assert rows.flat["input_ids"].tolist() == [[11, 12, 13, 14, 15, 21, 22, 23, 24]]
+    assert rows.flat["labels"].tolist() == [[IGNORE, 12, 13, IGNORE, 15, IGNORE, 22, 23, 24]]
+    assert rows.flat["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
+
+
+def test_programs_agree_on_packed_rows_and_one_that_lets_documents_see_each_other_does_not(scratch, packed):
+    from programs import PROGRAMS, Steps, plain_step
+    from suite_cell import measure
+    from suite_table import faults
+
+    def cell(name, **changes):
+        found = measure(packed, replace(PROGRAMS[name], **changes), Steps(warm_up=5, timed=1, repeats=1), scratch, "cpu")
+        return {**as_cell(packed, name), **found}
+
+    hf = cell("hf")
+    assert 0.9 * 256 < hf["tokens_a_step"] <= 256
+    for name in ("ours", "fast"):
+        assert faults(cell(name), hf) == []
+
+    def leaking(model, rows, optimizer):
+        one = {**rows.flat, "position_ids": rows.flat["position_ids"] * 0 + 1}
+        return plain_step(model, replace(rows, flat=one), optimizer)
+
+    assert any(fault.startswith("a gradient's norm is") for fault in faults(cell("hf", step=leaking), hf))
+
+
+def test_cells_that_share_a_process_measure_what_each_alone_does(asked, scratch, measure, tmp_path):
+    from dataclasses import asdict
+
+    from suite_cell import measure_all
+
+    steps = {"warm_up": 5, "timed": 2, "repeats": 2}
+    tasks = [
+        {"program": name, "configuration": asdict(asked), "steps": steps, "budget_bytes": None, "out": str(tmp_path / name)} for name in ("ours-kept", "fast")
+    ]
+    measure_all(tasks, scratch, "cpu")
+    for name in ("ours-kept", "fast"):
+        together, alone = json.loads((tmp_path / name).read_text()), measure(name)
+        assert together["one_of_several"]
+        assert together["warm_up_losses"] + together["losses"] == alone["warm_up_losses"] + alone["losses"]
+        assert together["weights_sha256"] == alone["weights_sha256"]
+
+
+def test_a_cell_that_fails_ends_its_process_and_those_after_it_run_in_another(asked, monkeypatch, tmp_path):
+    import argparse
+
+    import suite
+    from programs import Steps
+
+    processes = []
+
+    def in_own_process(args, task, name, left, cells=1):
+        processes.append([one["program"] for one in task["cells"]])
+        for one in task["cells"]:
+            if one["program"] == "fast":
+                return "torch.OutOfMemoryError: CUDA out of memory."
+            Path(one["out"]).write_text(json.dumps({"own_seconds": 1.0}))
+        return None
+
+    monkeypatch.setattr(suite, "in_own_process", in_own_process)
+    args = argparse.Namespace(scratch=tmp_path, warm_caches=False, together=True)
+    jobs = [suite.Job(asked, name, Steps(5, 2, 1)) for name in ("ours-kept", "hf", "fast", "thin", "lean", "unsloth")]
+    groups = suite.grouped(jobs)
+    assert [[job.program for job in group] for group in groups] == [["ours-kept", "fast", "thin", "lean"], ["hf"], ["unsloth"]]
+    found = [(job.program, cell["status"]) for job, cell in suite.run_jobs(args, groups[0], deadline=1e12)]
+    assert found == [("ours-kept", "measured"), ("fast", "out of memory"), ("thin", "measured"), ("lean", "measured")]
+    assert processes == [["ours-kept", "fast", "thin", "lean"], ["thin", "lean"]]
+
+
 # Sittings
 
 
