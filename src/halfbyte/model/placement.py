@@ -114,6 +114,8 @@ def limit_memory(device: torch.device, budget_bytes: int) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     before = torch.cuda.get_per_process_memory_fraction(device)
     total_bytes = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget_bytes / total_bytes), device)
