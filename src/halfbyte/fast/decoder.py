@@ -54,7 +54,7 @@ class FastDecoder:
         self.buffers = Buffers(dtype, self.device, self.ops, stay, groups if tight else None)
         self.gradients = Gradients([matrix for group in groups for matrix in group.matrices()])
         self.shelf = Shelf(self.device)
-        self.recorder = Recorder() if record and self.device.type == "cuda" else None
+        self.recorder = Recorder(self.shelf.memory) if record and self.device.type == "cuda" else None
 
     @torch.no_grad()
     def accumulate(self, batch: Batch, scale: float) -> Tensor:
@@ -68,7 +68,10 @@ class FastDecoder:
         self.gradients.begin()
         self.buffers.forget()
         run = partial(self._run, documents)
-        return run(*given) if self.recorder is None else self.recorder.run(lengths, run, given)
+        if self.recorder is None:
+            return run(*given)
+        adapters = tuple(matrix.data_ptr() for matrix in self.gradients.parameters)  # somebody may have put others in their place (parameter.data)
+        return self.recorder.run((lengths, adapters), run, given)
 
     def _run(self, documents: Documents, ids: Tensor, places: Tensor, targets: Tensor, positions: Tensor, scale: Tensor) -> Tensor:
         """Tensors on the device, no gradient of autograd's, and nothing that waits for the GPU."""

@@ -33,6 +33,10 @@ class Shelf:
         """Of the computer's memory."""
         return sum(place.numel() * place.element_size() for place in self._places.values())
 
+    def memory(self) -> list[Tensor]:
+        """Of the computer, as it is now: longer rows take a longer piece, and let go of the shorter."""
+        return list(self._places.values())
+
     def put(self, layer: int, tensors: Sequence[Tensor]) -> None:
         """Copies them away; whoever holds them lets go of them."""
         self._lengths[layer] = [tensor.shape for tensor in tensors]

@@ -2,6 +2,8 @@
 
 The first micro-batch of a shape runs as it is (kernels are compiled then, and the libraries make their plans); the second is recorded. What changes from
 one to the next stands in tensors that stay: ids, places, targets, positions and the scale. All recordings share one piece of memory.
+
+A recording knows addresses, not tensors: whatever else it reads or writes must live as long as it does, and lie where it lay.
 """
 
 from collections.abc import Callable
@@ -20,12 +22,15 @@ class Recording:
     graph: torch.cuda.CUDAGraph
     given: tuple[Tensor, ...]
     result: Tensor
+    held: tuple[Any, ...]
+    """What must outlive the graph: the function, with the borders of the documents in it, and the memory that it copies to."""
 
 
 class Recorder:
-    """Runs a function of tensors; `key` stands for everything else that it depends on."""
+    """Runs a function of tensors; `key` stands for everything else that it depends on, and `memory` says which of it may be replaced by larger one."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Callable[[], list[Tensor]]) -> None:
+        self._memory = memory
         self._seen: set[Any] = set()
         self._recordings: dict[Any, Recording] = {}
         self._pool: Any = None
@@ -50,4 +55,4 @@ class Recorder:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         with torch.cuda.graph(graph, pool=self._pool):
             result = function(*stay)
-        return Recording(graph, stay, result)
+        return Recording(graph, stay, result, (function, *self._memory()))

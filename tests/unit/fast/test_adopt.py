@@ -4,10 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from halfbyte.data.batches import IGNORE
 from halfbyte.fast.adopt import Unfit, adopt
-from halfbyte.fast.decoder import FastDecoder, filled_up, flatten
-from halfbyte.train.step import summed_loss
 from tolerances import FAST_EXACT
 from toy_fast import LINEARS, adapted, batch_of, by_autograd, by_hand, farthest, four_bit, trained
 from toys import make_base, make_model
@@ -250,52 +247,3 @@ def test_a_load_as_training_does_it_is_taken(tmp_path):
     loaded = load_base(find_base(str(base)), NF4(), "bfloat16", torch.device("cpu"))
     model, _ = add_adapter(loaded.model, Adapter(r=4, alpha=8, target_modules=list(LINEARS)), seed=0)
     assert len(adopt(model, torch.bfloat16).layers) == 2
-
-
-# What is made of a batch.
-
-
-def test_flatten_gives_exactly_the_supervised_tokens_of_the_step():
-    """One-hot logits of a token's place: train/step.summed_loss picks the same pairs of place and target."""
-    for packed in (False, True):
-        batch = batch_of([[5, 1, 4], [1], [7, 2]] if packed else [[10], [1], [9]], packed=packed)
-        ids, places, targets, positions, lengths = flatten(batch)
-        kept = [(row, column) for row, length in enumerate(batch.lengths) for column in range(length)]
-        assert ids.tolist() == [int(batch.ids[place]) for place in kept]
-        assert sum(lengths) == len(ids) == batch.tokens
-        assert lengths == ((5, 1, 4, 1, 7, 2) if packed else (10, 1, 9))
-        assert positions.tolist() == [place for length in lengths for place in range(length)]
-        assert len(places) == batch.supervised
-        # Any logits: the loss over the picked places is that of the plain path.
-        logits = torch.randn(*batch.ids.shape, 320, dtype=F64)
-        flat = torch.stack([logits[place] for place in kept]).float()
-        picked = torch.nn.functional.cross_entropy(flat[places], targets, reduction="sum")
-        torch.testing.assert_close(picked, summed_loss(logits, batch.labels))
-        expected = [(kept.index((row, column)), int(batch.labels[row, column + 1])) for row, column in kept
-                    if column + 1 < batch.lengths[row] and batch.labels[row, column + 1] != IGNORE]  # fmt: skip
-        assert list(zip(places.tolist(), targets.tolist())) == expected
-
-
-@pytest.mark.parametrize("supervised", [0, 1, 255, 256, 257])
-def test_targets_of_none_fill_up_and_change_nothing(supervised):
-    places, targets = filled_up(torch.arange(supervised), torch.full((supervised,), 7))
-    assert len(places) == len(targets) == -(-supervised // 256) * 256
-    assert places[:supervised].tolist() == list(range(supervised))
-    assert set(targets[supervised:].tolist()) <= {-1}
-
-
-def test_filled_up_targets_add_no_loss_and_no_gradient(monkeypatch):
-    """What a recorded step is given, run as it is."""
-    model = adapted("llama")
-    batch = batch_of([[9], [14]])
-    loss, expected = by_hand(model, [batch], 0.1)
-    decoder = FastDecoder(model, F64)
-
-    class AsItIs:
-        def run(self, key, function, given):
-            assert len(given[1]) == 256
-            return function(*given)
-
-    decoder.recorder = AsItIs()
-    assert float(decoder.accumulate(batch, 0.1)) == pytest.approx(loss, rel=1e-12)
-    assert farthest({name: parameter.grad for name, parameter in trained(model).items()}, expected) < 1e-12
