@@ -29,6 +29,7 @@ from suite_table import Cell, faults, load_cells, reference_of
 
 GRIDS = ("1x2048", "2x2048", "4x2048", "8x2048")
 SIDES = ("ours", "unsloth")
+NEVER = 1 << 30  # gigabytes: whoever failed for another reason than memory is not tried again
 SLOWED = 0.97  # of the speed without a budget; one sitting differs from the next by 1 to 2 %
 FILE = "frontier.json"
 
@@ -38,7 +39,7 @@ def name_of(cell: Cell) -> str:
 
 
 def fastest_that_fits(cells: list[Cell], side: str, budget: int, failed: dict[str, int]) -> Cell | None:
-    """`failed`: name -> gigabytes in which it ran out of memory."""
+    """`failed`: name -> the most gigabytes in which it did not run."""
     fitting = (one for one in cells if family_of(one["program"]) == side and reserved(one) <= budget * 10**9 and failed.get(name_of(one), 0) < budget)
     return max(fitting, key=lambda one: one["tokens_per_second"], default=None)
 
@@ -70,7 +71,7 @@ def run_winners(args: Namespace, cells: list[Cell], deadline: float) -> dict[int
                     wrong = [f"{reserved(cell) / 1e9:.2f} GB were reserved"]
                 if wrong:
                     print(f"{job.name} does not count: {'; '.join(wrong)}", flush=True)
-                    failed[job.name] = budget
+                    failed[job.name] = budget if cell["status"] in ("out of memory", "measured") else NEVER
                 else:
                     runs.setdefault(job.name, {})[budget] = cell
     return pairs(cells, args.budgets, runs, failed)
@@ -116,7 +117,12 @@ def save_pairs(found: dict[int, Comparison], results: Path) -> None:
     """Budgets that were not run now stay as they were. The claims are those of the file."""
     everything = {**load_pairs(results), **found}
     save_raw(FILE, {str(budget): {"ours": pair.ours, "rival": pair.rival} for budget, pair in sorted(everything.items())}, results)
-    put_claims(claims_of(everything), {f"budget-{budget}-vs-unsloth" for budget in BUDGETS_GB}, results)
+    record_budgets(results)
+
+
+def record_budgets(results: Path) -> None:
+    """The claims of frontier.json; no other of these stays."""
+    put_claims(claims_of(load_pairs(results)), {f"budget-{budget}-vs-unsloth" for budget in BUDGETS_GB}, results)
 
 
 def claims_of(found: dict[int, Comparison]) -> Iterable[dict[str, Any]]:

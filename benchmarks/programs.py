@@ -196,8 +196,11 @@ def hf(given: Given, loader: Any = None) -> "nn.Module":
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM
 
+    from halfbyte.model.load import falcon_linears_are_linears
+
     place = 0 if given.device == "cuda" else given.device
-    base = (loader or AutoModelForCausalLM).from_pretrained(str(given.base), dtype=torch.bfloat16, device_map={"": place}, attn_implementation="sdpa")
+    with falcon_linears_are_linears():  # without it transformers leaves Falcon's layers as they are
+        base = (loader or AutoModelForCausalLM).from_pretrained(str(given.base), dtype=torch.bfloat16, device_map={"": place}, attn_implementation="sdpa")
     if given.device == "cpu":  # bitsandbytes' repacked product for some CPUs has no gradient
         from halfbyte.model.load import set_cpu_repacking
 

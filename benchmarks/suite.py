@@ -42,6 +42,7 @@ ANCHORS = ("ours", "unsloth-off")
 # Of a cell before any was measured: start, load, and 70 steps of the slowest program that was timed on a 7B shape (1.2 s a step on an H200).
 UNKNOWN_CELL_SECONDS = 150.0
 MARGIN = 1.1  # a cell may take this much longer than the one it is judged by
+BESIDE_SECONDS = 10.0  # what a cell takes beside its steps where its model is loaded, before any such cell was measured
 FEWEST_WARM_UP = 5
 # A process that was stopped for the budget says nothing about its program.
 BUDGET_SPENT = "budget spent"
@@ -64,7 +65,7 @@ class Job:
         return f"{self.configuration.name}--{self.program}"
 
 
-LAST_LINE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+LAST_LINE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit|Unfit)\b.*")
 
 
 def sit(args: argparse.Namespace) -> None:
@@ -112,7 +113,7 @@ def jobs_of(args: argparse.Namespace, folder: Path) -> list[Job]:
         file = folder / f"{configuration.name}--{name}.json"
         earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         # A package that was missing may be there now, and to look costs a moment.
-        done = earlier is not None and earlier["status"] != "missing" and not args.again
+        done = earlier is not None and earlier["status"] != "missing" and not (args.again and (configuration, name) in others)
         anchor = (configuration, name) in anchors
         if not done or (anchor and earlier["status"] == "measured"):
             jobs.append(Job(configuration, name, Steps(args.warm_up, args.timed, 1 if done else args.repeats), anchor, done))
@@ -149,8 +150,8 @@ def expected_seconds(cells: list[dict[str, Any]], configuration: Configuration, 
     near = own or alike or measured
     if not near:
         return UNKNOWN_CELL_SECONDS
-    if beside:  # the least that a start took is more than what compiling takes in a process that runs
-        return min(map(without_steps, near)) + steps.total * max(cell["median_ms"] for cell in near) / 1e3
+    if beside:
+        return min(BESIDE_SECONDS, *map(without_steps, near)) + steps.total * max(cell["median_ms"] for cell in near) / 1e3
     return max(without_steps(cell) + steps.total * cell["median_ms"] / 1e3 for cell in near)
 
 
@@ -298,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--together", action="store_true", help="cells whose model is the same share a process: quicker, and compile times say little")
     parser.add_argument("--no-anchors", dest="anchors", action="store_false", help="this sitting's speeds are compared with each other only")
-    parser.add_argument("--again", action="store_true", help="run the cells that are there already, too")
+    parser.add_argument("--again", action="store_true", help="run the cells that are asked for also where they are there already")
     parser.add_argument("--warm-caches", action="store_true", help="cells find what earlier cells compiled: quicker, and compile times say little")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="no cell is begun that would not be done by then")
     parser.add_argument("--limit-seconds", type=float, default=300, help="of one cell")
@@ -321,10 +322,13 @@ def main() -> None:
     args.scratch = args.scratch.resolve()
     args.anchor, *args.configurations = (configuration_of(args.shape, grid, args.rank) for grid in [args.anchor, *args.configurations])
     if args.tables:
+        from frontier import record_budgets
+
         folder = args.results / "suite"
         write_page(folder, load_sittings(folder), ROOT / "docs")
         record_claims(load_cells(folder), args.results)
         record_ratios(load_cells(folder), args.results)
+        record_budgets(args.results)
     else:
         sit(args)
 

@@ -23,15 +23,22 @@ FIRST_ID = 3  # ids below are the tokenizer's marks, padding among them
 SEED = 0
 STORED_STEPS = 128  # a longer run begins again with the first
 LENGTHS = Path(__file__).parent / "row_lengths.json"
-TOY = {
-    "model_type": "mistral", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 512, "sliding_window": None, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
+TOYS: dict[str, dict[str, Any]] = {
+    "toy": {
+        "model_type": "mistral", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 512, "sliding_window": None, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    },
+    "falcon-toy": {
+        "model_type": "falcon", "vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "multi_query": True,
+        "parallel_attn": True, "alibi": False, "bias": False, "new_decoder_architecture": False, "max_position_embeddings": 512, "dtype": "bfloat16",
+    },
 }  # fmt: skip
 
 
 def settings_of(shape: str) -> dict[str, Any]:
     """config.json of a shape, with the marks that Unsloth looks for."""
-    return {**(TOY if shape == "toy" else config(shape)), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    return {**(TOYS[shape] if shape in TOYS else config(shape)), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def write_all(configuration: Configuration, scratch: Path, device: str) -> None:

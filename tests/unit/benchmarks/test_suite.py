@@ -296,6 +296,19 @@ def test_programs_agree_on_packed_rows_and_one_that_lets_documents_see_each_othe
     assert any(fault.startswith("a gradient's norm is") for fault in faults(cell("hf", step=leaking), hf))
 
 
+def test_falcon_s_matrices_have_the_same_names_everywhere(scratch):
+    from programs import PROGRAMS, Steps, configuration_of
+    from suite_cell import measure
+    from suite_given import write_all
+    from suite_table import faults
+
+    falcon = configuration_of("falcon-toy", "2x64", rank=4)
+    write_all(falcon, scratch, "cpu")
+    ours, hf = ({**as_cell(falcon, name), **measure(falcon, PROGRAMS[name], Steps(5, 1, 1), scratch, "cpu")} for name in ("ours", "hf"))
+    assert faults(ours, hf) == []
+    assert hf["trained"]["matrices"] == 16
+
+
 def test_cells_that_share_a_process_measure_what_each_alone_does(asked, scratch, measure, tmp_path):
     from dataclasses import asdict
 
@@ -386,6 +399,8 @@ def test_a_cell_is_not_run_twice_but_the_anchors_are(sitting, tmp_path, capsys):
     assert "missing: ModuleNotFoundError: No module named 'liger_kernel'" in printed
     assert "out of memory: torch.OutOfMemoryError: CUDA out of memory." in printed
     assert sitting("--programs", "hf", "--again") == ["ours", "unsloth-off", "hf"]
+    assert (tmp_path / "suite" / "toy-2x64-r4--ours.json").read_text() == before
+    assert sitting("--programs", "hf", "unsloth", "--again", "--no-anchors") == ["hf", "unsloth"]
 
 
 def test_no_cell_is_begun_that_the_budget_does_not_hold(sitting, capsys):

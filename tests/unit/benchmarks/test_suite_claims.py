@@ -94,7 +94,7 @@ def test_of_packed_rows_the_least_ratio_is_claimed_beside_the_best_setting(cell,
 @pytest.fixture
 def frontier(monkeypatch, tmp_path, cell):
     """A function: cells, words -> what ran, as (name, gigabytes). Each runs as its cell says, but for `fates`: name -> least gigabytes it runs in,
-    or name -> {gigabytes: tokens/s}."""
+    name -> {gigabytes: tokens/s}, or name -> broken."""
     import frontier
     import suite
 
@@ -110,6 +110,9 @@ def frontier(monkeypatch, tmp_path, cell):
                 ran.append((job.name.replace("mistral-7b-", "").replace("-r16", ""), gigabytes))
                 found = next(one for one in cells if frontier.name_of(one) == job.name)
                 fate = fates.get(job.name, 0)
+                if fate == "broken":
+                    yield job, {**found, "status": "failed", "reason": "RuntimeError: no such kernel"}
+                    continue
                 if isinstance(fate, int) and gigabytes < fate:
                     yield job, {**found, "status": "out of memory", "reason": "torch.OutOfMemoryError: CUDA out of memory."}
                     continue
@@ -150,6 +153,12 @@ def test_who_runs_out_of_memory_gives_way_to_the_next(cell, frontier, tmp_path):
     assert ran == [("4x2048--lean", 8), ("4x2048--unsloth", 8), ("4x2048--leanest", 8), ("4x2048--lean", 10)]
     claims = claims_in(tmp_path)
     assert (claims["budget-8-vs-unsloth"]["way"], claims["budget-10-vs-unsloth"]["way"]) == ("leanest", "lean")
+
+
+def test_who_fails_for_another_reason_is_tried_once(cell, frontier):
+    cells = [cell("lean", "4x2048", 14000, 7.9), cell("leanest", "4x2048", 12000, 6.0), cell("unsloth", "4x2048", 11000, 7.4)]
+    ran = frontier(cells, "--budgets", "8", "10", "12", fates={"mistral-7b-4x2048-r16--lean": "broken"})
+    assert ran == [("4x2048--lean", 8), ("4x2048--unsloth", 8), ("4x2048--leanest", 8)]
 
 
 def test_who_was_slowed_by_a_small_budget_runs_again_in_a_larger_one(cell, frontier, tmp_path):
