@@ -30,18 +30,17 @@ def four_bit(
     device: str = "cpu", lora: dict[str, Any] | None = None, **changes: Any,
 ) -> Any:  # fmt: skip
     """A PeftModel whose linear layers are bitsandbytes' own, made from weights of `dtype`, which they also compute in."""
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Params4bit
 
     model = make_model(kind, **{**SHAPE, **changes}).to(dtype).requires_grad_(False)
     for parent in list(model.model.modules()):
         for name, module in list(parent.named_children()):
             if type(module) is torch.nn.Linear:
-                linear = Linear4bit(
-                    module.in_features, module.out_features, bias=module.bias is not None, compute_dtype=dtype, compress_statistics=double_quant,
-                    quant_type=quant_type, quant_storage=storage,
-                )  # fmt: skip
-                linear.load_state_dict(module.state_dict())
-                linear.requires_grad_(False)
+                linear = Linear4bit(module.in_features, module.out_features, compute_dtype=dtype, quant_type=quant_type, quant_storage=storage)
+                linear.weight = Params4bit(
+                    module.weight.data, requires_grad=False, compress_statistics=double_quant, quant_type=quant_type, quant_storage=storage, module=linear
+                )
+                linear.bias = module.bias
                 setattr(parent, name, linear.to(device))
     return with_adapter(model.to(device), lora=lora)
 
