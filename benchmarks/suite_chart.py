@@ -8,7 +8,7 @@ A label takes the first free place around its mark, looked for in growing rings;
 
 from dataclasses import dataclass
 from html import escape
-from math import cos, floor, hypot, log10, pi, sin
+from math import cos, floor, hypot, log, log2, log10, pi, sin
 from typing import Any
 
 from programs import family_of
@@ -75,7 +75,7 @@ class Panel:
     memory_word: str
     points: list[Point]
     lines: dict[str, list[Point]]
-    """family -> the points of its frontier, the least memory first."""
+    """family -> the points of its frontier, the least memory first. Where there are such, memory doubles from one width to the next."""
 
 
 def draw(cells: list[dict[str, Any]]) -> str:
@@ -139,12 +139,14 @@ def _frontiers(cells: list[dict[str, Any]]) -> Panel:
 
 def draw_panel(panel: Panel, x: float, y: float) -> str:
     """Its upper left corner at (x, y)."""
-    across, up = ticks(max(point.memory for point in panel.points)), ticks(max(point.speed for point in panel.points))
+    memories = [point.memory for point in panel.points]
+    across, up = doubling(min(memories), max(memories)) if panel.lines else ticks(max(memories)), ticks(max(point.speed for point in panel.points))
     plot = Box(x + LEFT, y + TOP, PANEL_WIDTH - LEFT - RIGHT, PANEL_HEIGHT - TOP - BOTTOM)
     bottom = plot.top + plot.height
 
     def at_memory(value: float) -> float:
-        return plot.left + value / across[-1] * plot.width
+        share = log(value / across[0]) / log(across[-1] / across[0]) if panel.lines else value / across[-1]
+        return plot.left + share * plot.width
 
     def at_speed(value: float) -> float:
         return bottom - value / up[-1] * plot.height
@@ -211,6 +213,13 @@ def ticks(most: float) -> list[float]:
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
     return [number * step for number in range(floor(most / step) + 2)]
+
+
+def doubling(least: float, most: float) -> list[float]:
+    """Powers of two and what lies between two of them, from the last one below `least` to the first above `most`."""
+    steps = [factor * 2.0**power for power in range(floor(log2(least)) - 1, floor(log2(most)) + 2) for factor in (1, 1.5)]
+    first, last = max(step for step in steps if step < least), min(step for step in steps if step > most)
+    return [step for step in steps if first <= step <= last]
 
 
 def memory_of(cell: dict[str, Any]) -> int:

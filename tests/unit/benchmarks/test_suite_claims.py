@@ -196,6 +196,13 @@ def test_the_frontiers_rise_and_are_labelled_where_they_do(cell):
     assert len(list(picture.iter("{http://www.w3.org/2000/svg}path"))) == 2
 
 
+def test_memory_doubles_along_the_axis_of_the_frontiers():
+    from suite_chart import doubling
+
+    assert doubling(5.0, 38.0) == [4, 6, 8, 12, 16, 24, 32, 48]
+    assert doubling(4.0, 4.0) == [3, 4, 6]
+
+
 def test_a_configuration_alone_has_no_frontiers(cell):
     from suite_chart import panels
 
