@@ -84,8 +84,24 @@ def mean_of_exponentials(program: Program) -> Iterator[Seen]:
             averaged = node.left
         elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and _in_loop(program, node) and program.text(node.value) is None:
             averaged = node.value
-        if averaged is not None and _carries(program, averaged, carriers) and (_sums(program, averaged) or isinstance(node, ast.AugAssign)):
+        carried = averaged is not None and _carries(program, averaged, carriers) and (_sums(program, averaged) or isinstance(node, ast.AugAssign))
+        if carried or (isinstance(node, ast.Call) and averaged is node and _of_many(program, node)):
             yield node, "exp of each row's loss, then the mean"
+
+
+def _of_many(program: Program, mean: ast.Call) -> bool:
+    """mean(exp(losses)) where the losses are seen to be several: whatever each of them is itself the mean of."""
+    inner = _operand(program, mean)
+    losses = _operand(program, inner) if inner is not None and _is_exp_of_loss(program, inner) else None
+    value = program.value(losses) if losses is not None else None
+    call = program.call_of(value)
+    return isinstance(value, ast.List | ast.ListComp) or (call is not None and call.name in ("stack", "cat", "concatenate", "hstack"))
+
+
+def _operand(program: Program, node: ast.AST) -> ast.expr | None:
+    """f(x) and x.f() -> x"""
+    call = program.call_of(node)
+    return None if call is None else call.node.args[0] if call.node.args else call.receiver
 
 
 def _is_exp(program: Program, node: ast.AST) -> bool:

@@ -170,6 +170,27 @@ def no_length_limit(program: Program) -> Iterator[Seen]:
             yield call.node, "truncation=True without max_length"
 
 
+# About 50 English words, for the template, the prompt and its answer.
+SHORT_TOKENS = 64
+
+
+@rule(
+    "note",
+    "a longer row loses its end, with it the answer's last words and the end mark, and nothing counts how many do",
+    "count the rows that are longer, and take a limit that keeps nearly all of them",
+)
+def short_limit(program: Program) -> Iterator[Seen]:
+    """Of a language model that is trained. Labels of a classifier stand beside its texts, which may be cut."""
+    if not program.trainers or any(re.search("Classification", call.dotted) for call in program.loads):
+        return
+    cut = [call for call in program.tokenizations if program.is_on(call.given("truncation")) and not program.is_on(call.given("return_overflowing_tokens"))]
+    for call in (*cut, *program.arguments, *program.trainers):
+        for name in ("max_length", "max_seq_length"):
+            limit = program.literal(call.words.get(name))
+            if type(limit) is int and 0 < limit <= SHORT_TOKENS:
+                yield call.words[name], f"rows are cut at {limit} tokens, about {limit * 3 // 4} English words"
+
+
 @rule(
     "fault",
     "a long row loses its beginning: the begin mark and the instruction, while the answer stays",

@@ -191,6 +191,53 @@ def _printed_count(program: Program) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
+# Of adapters: QLoRA (arXiv 2305.14314, appendix B) has 1e-4 to 2e-4; ten times that works on small models, a hundred times not.
+HIGHEST_RATE = 5e-3
+# They train a few vectors, at rates of 1e-2 and more.
+OF_PROMPTS = ("PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig", "IA3Config", "VeraConfig", "XLoraConfig")
+
+
+@rule(
+    "note",
+    "a pretrained model is torn apart by such a rate: the loss jumps in the first steps, and what it knew is gone, while the run ends as any other",
+    "1e-4 to 1e-3 for an adapter, a tenth of that for all weights; look at the first steps' loss",
+)
+def learning_rate_far_off(program: Program) -> Iterator[Seen]:
+    """Where a pretrained language model is trained with Adam, which is the default."""
+    pretrained = any("ForCausalLM" in call.dotted for call in program.loads) or bool(program.called("LoraConfig", "get_peft_model"))
+    if not pretrained or program.called(*OF_PROMPTS) or program.called("from_config"):
+        return
+    optimizer = program.argument("optim")
+    if optimizer is not None and "adam" not in str(program.literal(optimizer[1])).lower():
+        return
+    found = [call.words["learning_rate"] for call in program.arguments if "learning_rate" in call.words]
+    found += [call.words["lr"] for call in program.called("AdamW", "Adam", "PagedAdamW", "AdamW8bit", "PagedAdamW8bit") if "lr" in call.words]
+    for node in found:
+        rate = program.literal(node)
+        if isinstance(rate, float | int) and not isinstance(rate, bool) and rate > HIGHEST_RATE:
+            yield node, f"{rate:g}, where 1e-3 is much already"
+
+
+@rule(
+    "fault",
+    "the rate is still climbing when the run ends: the one that was asked for is never reached, and nothing decays",
+    "a warm-up of 3 to 10 % of the steps (warmup_steps below 1 is a share of them)",
+)
+def warmup_never_ends(program: Program) -> Iterator[Seen]:
+    pairs = []
+    for call in program.arguments:
+        schedule = program.literal(call.words.get("lr_scheduler_type"))
+        if schedule != "constant":  # which has no warm-up
+            pairs.append((call.words.get("warmup_steps"), call.words.get("max_steps")))
+    for call in program.calls:
+        if re.fullmatch(r"get_\w*schedule\w*", call.name):
+            pairs.append((call.words.get("num_warmup_steps"), call.words.get("num_training_steps")))
+    for warmup, total in pairs:
+        asked, steps = program.literal(warmup), program.literal(total)
+        if warmup is not None and type(asked) is int and type(steps) is int and asked >= steps > 0:
+            yield warmup, f"{asked:,} steps of warm-up in a run of {steps:,}"
+
+
 FEWEST_STEPS_A_PASS = 4
 
 
