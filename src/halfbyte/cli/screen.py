@@ -25,9 +25,10 @@ Event = dict[str, Any]
 # Without a terminal (a log file, CI) the bar is replaced by a line every tenth of the run.
 LINES_PER_RUN = 10
 SECONDS_BETWEEN_WORDS = 10
+# Columns of a terminal; in fewer the time that is left would be cut off.
+ROOM_FOR_SPEED = 100
 # Two shades a kind of token, for a dark terminal and a light one.
 SHADES = {"trained": ("black on green3", "black on pale_green3"), "context": ("", "dim"), "padding": ("black on orange3",) * 2, "role": ("bold cyan",) * 2}
-
 VERDICT_STYLES = {"better": "green", "worse": "red"}
 # Of a terminal with 16 colours, which would show a pale green as white.
 FEW_SHADES = {"trained": ("black on green", "black on bright_green")}
@@ -274,7 +275,8 @@ class Screen:
             )
             self.progress.start()
             self.bar = self.progress.add_task("training", total=self.total, completed=event["step"] - 1, shown="")
-        self.progress.update(self.bar, completed=event["step"], shown=f"loss {event['loss']:.3f}{validation}  {rate:,.0f} tokens/s  left")
+        speed = f"  {rate:,.0f} tokens/s" if self.console.width >= ROOM_FOR_SPEED else ""
+        self.progress.update(self.bar, completed=event["step"], shown=f"loss {event['loss']:.3f}{validation}{speed}  left")
 
     def _close_bar(self) -> None:
         if self.status is not None:

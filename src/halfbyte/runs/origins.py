@@ -62,7 +62,7 @@ def work(report: dict[str, Any]) -> list[tuple[str, Any]]:
     """What the training took."""
     training, model = report["training"], report["model"]
     trained, parameters = number(model.get("trainable")), number(model.get("parameters"))
-    share = f" ({100 * trained / parameters:.3g} %)" if trained is not None and parameters else ""
+    share = f" ({100 * trained / parameters:.3g}\u00a0%)" if trained is not None and parameters else ""
     return [
         ("steps", count(training["steps"]) + (f", {training['stopped']}" if training["stopped"] else "")),
         ("training time", duration(training["seconds"])),

@@ -32,14 +32,21 @@ def judge(report: dict[str, Any]) -> dict[str, Any]:
         return {"word": word, "title": TITLES[word], "sentence": plain_sentence(report), "rests_on": {}, "others": None, "worse": []}
     main = next((one for one in of_test_rows if one.get("primary")), of_test_rows[0])
     word = word_of(main)
+    worse = [one for one in compared if word_of(one) == "worse" and one is not main]
     return {
         "word": word,
-        "title": TITLES[word],
+        "title": TITLES[word] + (f", but {_told_worse(worse, len(compared))}" if worse and word in ("better", "no evidence") else ""),
         "sentence": sentence_of(main),
         "rests_on": rests_on(main),
         "others": others(compared),
-        "worse": [f"{one['metric']} ({one['group']})" for one in compared if word_of(one) == "worse" and one is not main],
+        "worse": [f"{one['metric']} ({one['group']})" for one in worse],
     }
+
+
+def _told_worse(worse: list[dict[str, Any]], compared: int) -> str:
+    """For a title, which alone is often all that is read: `worse in chrF`, `worse in 3 of 10 figures`."""
+    names = list(dict.fromkeys(f"{one['metric']} on neutral text" if one["group"] == NEUTRAL else str(one["metric"]) for one in worse))
+    return f"worse in {names[0]}" if len(names) == 1 else f"worse in {len(worse)} of {compared} figures"
 
 
 def word_of(comparison: dict[str, Any]) -> str:
@@ -109,6 +116,6 @@ def plain_sentence(report: dict[str, Any]) -> str:
         return f"Over {count(training['steps'])} steps {went}; {left}."
     held_out = f"On {count(report['evaluation']['tuned']['tokens'])} held-out tokens, perplexity"
     change = percent_change(base, tuned)
-    if change == "0.0 %":
+    if change == "0.0\u00a0%":
         return f"{held_out} did not change ({figure(base)})."
     return f"{held_out} {'fell' if tuned < base else 'rose'} from {figure(base)} to {figure(tuned)} ({change})."

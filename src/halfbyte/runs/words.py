@@ -67,14 +67,15 @@ def minus(text: str) -> str:
 
 
 def percent(share: Any, decimals: int = 1) -> str:
+    """Without a break before the sign."""
     known = number(share)
-    return DASH if known is None else f"{fixed(100 * known, decimals)} %"
+    return DASH if known is None else f"{fixed(100 * known, decimals)}\u00a0%"
 
 
 def percent_change(base: Any, tuned: Any) -> str:
     """`−36.8 %`, `+0.4 %`, `0.0 %`; a dash where there is nothing to compare."""
     before, after = number(base), number(tuned)
-    return DASH if not before or after is None else f"{fixed(100 * (after / before - 1), 1, sign=True)} %"
+    return DASH if not before or after is None else f"{fixed(100 * (after / before - 1), 1, sign=True)}\u00a0%"
 
 
 def chance(p_value: Any) -> str:

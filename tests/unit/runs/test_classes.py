@@ -35,7 +35,7 @@ def test_what_must_be_known_is_said():
     scored = {"majority": {"label": "inform", "accuracy": 0.3795}, "unseen": ["x", "y"], "notes": ["few rows"]}
     answered = {"unparsable": {"base": 741, "tuned": 4}}
     assert told_of_classes({"classes": scored, "answered_classes": answered}) == [
-        "Always answering “inform” would be right in 38.0 % of the rows.",
+        "Always answering “inform” would be right in 38.0\u00a0% of the rows.",
         "Answers that name no class count as wrong: 741 of the base model and 4 of the tuned model.",
         "In the test rows but never in training: x, y.",
         "few rows",
@@ -53,7 +53,7 @@ def test_figures_of_base_and_tuned_stand_in_pairs():
 
 def test_the_scorer_tells_what_it_was_measured_with():
     found = {"by_likelihood": {"base": {"accuracy": 0.302, "threshold": None}, "tuned": {"accuracy": 0.887, "threshold": 0.71}}}
-    assert scorer_rows(found) == [["accuracy", "30.2 %", "88.7 %"], ["abstains below a confidence of", "–", "0.71"]]
+    assert scorer_rows(found) == [["accuracy", "30.2\u00a0%", "88.7\u00a0%"], ["abstains below a confidence of", "–", "0.71"]]
     assert scorer_rows({}) == []
 
 

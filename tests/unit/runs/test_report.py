@@ -361,7 +361,7 @@ def test_predicted_and_measured_memory_stand_together(tmp_path):
     report = write_report(RUNS["text"](tmp_path))
     assert report["memory"] == {"budget_bytes": None, "predicted_bytes": 1_540_000_000, "measured_bytes": 1_602_224_128, "phases": [], "changes": []}
     for form in ("html", "md"):
-        assert "1.54 GB was predicted, 1.602 GB measured (+4.0 %)" in (tmp_path / f"report.{form}").read_text(encoding="utf-8")
+        assert "1.54 GB was predicted, 1.602 GB measured (+4.0 %)" in (tmp_path / f"report.{form}").read_text(encoding="utf-8").replace("\u00a0", " ")
     assert "predicted" not in re.sub("<style>.*</style>", "", (write_page(RUNS["replies"], tmp_path / "other")), flags=re.DOTALL)
 
 

@@ -31,6 +31,9 @@ def test_what_got_worse_is_named():
     found = judged(comparison("text", "a", 1, 2, 0.1, 0.1, primary=True), comparison("neutral text", "perplexity", 1, 2, 0.1, 0.1, higher=False))
     assert found["others"] == "Of 2 comparisons: 1 better, 1 worse."
     assert found["worse"] == ["perplexity (neutral text)"]
+    assert found["title"] == "Better than its base, but worse in perplexity on neutral text"
+    more = [comparison("replies", name, 2, 1, 0.1, 0.1) for name in ("chrF", "BLEU")]
+    assert judged(comparison("text", "a", 1, 2, 0.1, 0.1, primary=True), *more)["title"] == "Better than its base, but worse in 2 of 3 figures"
     assert judged(comparison("text", "a", 1, 2, 0.1, 0.1))["others"] is None
 
 

@@ -33,7 +33,7 @@ def test_a_figure_of_anything_else_is_a_dash():
 def test_the_minus_sign_is_as_wide_as_a_digit():
     assert [fixed(-1.25, 1), fixed(1.25, 1, sign=True), fixed(-0.0004, 3, sign=True), fixed(0, 2, sign=True)] == ["−1.2", "+1.2", "0.000", "0.00"]
     assert figure(-3e-7) == "−3e−07"
-    assert [percent_change(50, 40), percent_change(40, 40), percent_change(0, 1), percent_change(None, 1)] == ["−20.0 %", "0.0 %", "–", "–"]
+    assert [percent_change(50, 40), percent_change(40, 40), percent_change(0, 1), percent_change(None, 1)] == ["−20.0\u00a0%", "0.0\u00a0%", "–", "–"]
 
 
 @pytest.mark.parametrize(("half_width", "base", "decimals"), [(2.1, 43.1, 1), (21, 430, 0), (0.021, 0.86, 3), (0.0021, 0.86, 4), (1e-9, 0.5, 5), (200, 20, 1)])
