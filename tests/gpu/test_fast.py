@@ -156,6 +156,42 @@ def test_weights_out_of_4_bits_are_those_of_bitsandbytes_to_the_bit(rows, width,
             assert bool((between(written) == definition.UNTOUCHED).all())
 
 
+def test_rows_that_lie_further_apart_than_32_bits_count():
+    """The third row begins at 2**31 numbers, 4.3 GB: an offset of 32 bits would be negative there. (The interpreter on a CPU does not wrap round.)"""
+    from halfbyte.kernels import gpu
+
+    stride, width = 2**30, 64
+    memory = torch.empty(2 * stride + 4096, dtype=BF16, device=CUDA)
+    taken = iter(range(0, 4096, 256))
+
+    def far(x):
+        there = memory.as_strided(x.shape, (stride, 1), next(taken))
+        there.copy_(x)
+        return there
+
+    x, y, weight = on_gpu(3, width), on_gpu(3, width, seed=1), on_gpu(width, seed=2).to(BF16)
+    cos, sin = on_gpu(3, 16, seed=4).float(), on_gpu(3, 16, seed=5).float()
+    found = []
+    for lay in (lambda one: one.to(BF16), far):
+        given, other, total, out = lay(x), lay(y), lay(x), lay(x)
+        gpu.add_rms_norm(given, other, weight, EPS, total, out)
+        results = [total.clone(), out.clone()]
+        gpu.rms_norm_backward(given, other, weight, EPS, given, out, total)
+        results += [out.clone(), total.clone()]
+        for turn in (gpu.rotate, gpu.rotate_backward):
+            turn(given, cos, sin, 32, out)
+            results.append(out.clone())
+        inner = lay(x[:, :32])
+        gpu.swiglu(given, inner)
+        results.append(inner.clone())
+        gpu.swiglu_backward(given, inner)
+        results += [given.clone(), inner.clone()]
+        losses = torch.empty(3, device=CUDA)
+        gpu.cross_entropy(other, torch.tensor([5, 6, 7], device=CUDA), torch.tensor(1.0, device=CUDA), losses)
+        found.append([*results, other.clone(), losses])
+    assert all(torch.equal(near, away) for near, away in zip(*found, strict=True))
+
+
 # Whole steps.
 
 WIDE = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)

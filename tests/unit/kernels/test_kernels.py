@@ -171,46 +171,6 @@ def test_an_adapter_alone(ops, rows, width, rank):
     assert error(own.right, own.b.double() * 1.75) == 0
 
 
-def test_rows_that_lie_further_apart_than_32_bits_count(ops, tmp_path):
-    """The third row begins at 2**31: a number of 32 bits would be negative there. The memory is a file of which a few pages are written."""
-    stride, width = 2**30, 64
-    memory = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2 * stride + 4096, dtype=torch.float32)
-    taken = iter(range(0, 4096, 256))
-
-    def far(x):
-        there = memory.as_strided(x.shape, (stride, 1), next(taken))
-        there.copy_(x)
-        return there
-
-    x, y, weight = drawn(3, width), drawn(3, width, seed=1), drawn(width, seed=2)
-    out, total = far(torch.zeros(3, width)), far(torch.zeros(3, width))
-    ops.add_rms_norm(far(x), far(y), weight.float(), EPS, total, out)
-    assert error_far(out, definition.rms_norm(x + y, weight, EPS)) < KERNEL_FLOAT32
-    ops.rms_norm_backward(far(x), far(y), weight.float(), EPS, far(x), out, total)
-    given = leaf(y)
-    assert error_far(out, x + gradients(definition.rms_norm(given, weight, EPS), x, given)[0]) < KERNEL_FLOAT32
-    cos, sin = drawn(3, 16, seed=4), drawn(3, 16, seed=5)
-    ops.rotate(far(x), cos.float(), sin.float(), 32, out)
-    assert error_far(out, definition.rotate(x, cos, sin, 32)) < KERNEL_FLOAT32
-    ops.rotate_backward(far(x), cos.float(), sin.float(), 32, out)
-    assert error_far(out, definition.rotate(x, cos, -sin, 32)) < KERNEL_FLOAT32
-    gate_up, inner = far(x), far(x[:, :32])
-    ops.swiglu(gate_up, inner)
-    assert error_far(inner, definition.swiglu(x)) < KERNEL_FLOAT32
-    ops.swiglu_backward(gate_up, inner)
-    assert error_far(inner, definition.swiglu(x)) < KERNEL_FLOAT32
-    losses = torch.empty(3)
-    ops.cross_entropy(out.copy_(x), torch.tensor([5, 6, 7]), torch.tensor(1.0), losses)
-    assert error(losses, definition.cross_entropy(x, torch.tensor([5, 6, 7]))) < KERNEL_FLOAT32
-    codes, state, expected = quantised(3, width, False)
-    ops.dequantise_nf4(codes, state.absmax, state.code, out)
-    assert torch.equal(out, expected)
-
-
-def error_far(ours, truth):
-    return error(ours.contiguous(), truth)
-
-
 @pytest.mark.skipif(INTERPRETED, reason="of the definitions")
 def test_16_bit_numbers_are_rounded_once():
     """Computed in float32 from what was given: at most one step of bfloat16 away from float64."""
