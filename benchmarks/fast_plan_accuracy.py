@@ -262,7 +262,7 @@ def measure_all(only: str, seconds: float, results: Path) -> None:
 
 
 def predicted_seconds(case: Case, peak: FastPeak) -> float:
-    return fast_seconds(fast_effort(work_of(case, settings_of(case)), peak.host_bytes), Rates())
+    return fast_seconds(fast_effort(work_of(case, settings_of(case)), peak.parked_bytes), Rates())
 
 
 def judge(results: Path) -> None:

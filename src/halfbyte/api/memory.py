@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
+from halfbyte.budget.fast_choose import usual_seconds
 from halfbyte.budget.fast_fit import why_plain
 from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import Taken, calibrated, measured_on_cpu, name_of, recall, remember, taken_by
@@ -80,7 +81,8 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
     except ModelError as error:
         return _unplanned(recipe, base, error)
     target, notes = _target_here(recipe, machine, family)
-    forecast = make_forecast(recipe, base.config, target, longest, packed, evaluate_tokens)
+    alike = not packed and bool((row_lengths(prepared.train) == longest).all())
+    forecast = make_forecast(recipe, base.config, target, longest, packed, evaluate_tokens, alike)
     choice = forecast.choice
     if choice is None and training:
         refused = refuse(forecast, recipe)
@@ -92,15 +94,19 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
         layers = smallest_way(work).placements(work.shape.layers)
         told = "too large to be trained here: measured with its layers in the computer's memory"
         return Memory(Computing(1, 1, layers, 1, load_on_cpu=True), None, [*notes, told])
-    usual = replace(choice.work, tokens=mean)
-    peak = training_peak(usual)
-    seconds = step_seconds(effort_of(usual, peak.launches, peak.written_bytes), target.rates)
+    if choice.path == "fast":
+        seconds = usual_seconds(choice, mean, target.bounds, alike)
+    else:
+        usual = replace(choice.work, tokens=mean)
+        peak = training_peak(usual)
+        seconds = step_seconds(effort_of(usual, peak.launches, peak.written_bytes), target.rates)
     computing = Computing(
-        choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows, load_on_cpu=not loads_on_gpu(choice.work, target.bounds),
+        choice.way.rows, choice.accumulation, choice.work.layers, forecast.evaluate_rows, load_on_cpu=not loads_on_gpu(choice.loaded, target.bounds),
         limit_bytes=target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
         predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds, chosen=True,
+        path=choice.path, plain_because=forecast.plain_because, record=choice.record, tight=choice.one_buffer,
     )  # fmt: skip
-    host, room = sum(host_bytes(choice.work).values()), memory_limit_bytes()
+    host, room = sum(host_bytes(choice.work).values()) + choice.host_bytes, memory_limit_bytes()
     if host > room:
         notes = [*notes, f"layers that are away need {size(host)} of the computer's memory, which has {size(room)}: it may run out"]
     pages = recipe.train.optimizer == "auto" and choice.work.optimizer.startswith("paged")
@@ -159,7 +165,10 @@ def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target,
     gpu, rates = rates_for(machine.name, machine.memory_bytes)
     history = recall(machine.name)
     is_old = machine.capability is not None and machine.capability < (8, 0)
-    target = calibrated(Target(machine.name, min(free, asked), rates, origin_of(gpu), is_old=is_old), history, family)
+    here = Target(
+        machine.name, min(free, asked), rates, origin_of(gpu), is_old=is_old, host_bytes=memory_limit_bytes() // 2, hopper=machine.capability == (9, 0)
+    )  # fmt: skip
+    target = calibrated(here, history, family)
     less = [f"memory_budget {recipe.memory_budget}: only {free / 1e9:.1f} GB are free now"] if asked > free else []
     others = others_bytes()
     beside = [tell_neighbours(others, os.getpid())] if others else []

@@ -14,7 +14,7 @@ from halfbyte.budget.predict import Peak, enough_bytes, tight_peak, training_pea
 from halfbyte.budget.rates import Rates, effort_of, step_seconds
 from halfbyte.budget.shadow import FLOAT
 from halfbyte.budget.step import SLOTS, Work, layer_bytes
-from halfbyte.recipe.plan import Placement
+from halfbyte.recipe.plan import Placement, tell_layers
 
 FEW_LAYERS = 3
 MOST_TRIES = 6
@@ -60,6 +60,21 @@ class Choice:
     fits: bool
     tight: bool = False
     """It fits because PyTorch hands idle pages back when it meets the limit."""
+    path: str = "plain"
+    record: bool = False
+    one_buffer: bool = False
+    """On the fast path: one piece of memory for the 16-bit weights of all layers."""
+    standing_bytes: int = 0
+    """What the fast path holds between steps, beside the base: buffers, gradients, recordings."""
+    host_bytes: int = 0
+    """Of the computer's memory, for what the fast path parks there."""
+
+    @property
+    def loaded(self) -> Work:
+        """As the base lies when nothing is trained. What the fast path keeps in 16 bits stands beside the base."""
+        if self.path == "plain":
+            return self.work
+        return replace(self.work, layers=tuple(replace(layer, weights="4bit") for layer in self.work.layers))
 
     @property
     def accumulation(self) -> int:
@@ -71,12 +86,16 @@ class Choice:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "rows": self.way.rows, "accumulation": self.accumulation, "told": self.told(), "optimizer": self.work.optimizer,
+            "path": self.path, "rows": self.way.rows, "accumulation": self.accumulation, "told": self.told(), "optimizer": self.work.optimizer,
             "peak_bytes": self.peak_bytes, "step_seconds": self.step_seconds, "tokens_per_second": self.tokens_per_second, "fits": self.fits,
         }  # fmt: skip
 
     def told(self) -> str:
         """In words, such as `24 of 32 layers recomputed`."""
+        if self.path == "fast":
+            parts = ["fast path", *tell_layers(self.work.layers)]
+            parts += ["one piece of memory for all weights in 16 bits"] if self.one_buffer else []
+            return ", ".join([*parts, "recorded"] if self.record else parts)
         way, layers = self.way, self.work.shape.layers
         if way.kept == layers:
             parts = ["activations kept"]

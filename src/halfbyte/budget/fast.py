@@ -29,8 +29,8 @@ class FastWork:
     """Tokens that are learned; all but the first of each document when not given."""
     tight: bool = False
     record: bool = False
-    window: bool = False
-    """Whether some document is longer than the attention's window."""
+    varied: bool = False
+    """Whether documents may be of other lengths than these, or longer than the attention's window: FlashAttention 2 computes them."""
     hopper: bool = True
     """Compute capability 9.0, where documents of one length go through cuDNN."""
 
@@ -45,7 +45,7 @@ class FastWork:
 
     @property
     def kernel(self) -> str:
-        return "cudnn" if self.hopper and len(set(self.lengths)) == 1 and not self.window else "flash"
+        return "cudnn" if self.hopper and len(set(self.lengths)) == 1 and not self.varied else "flash"
 
     @property
     def parked(self) -> frozenset[int]:
@@ -99,7 +99,9 @@ class FastPeak:
     reserved_bytes: int
     base_bytes: int
     host_bytes: int
-    """Pinned, for what is parked."""
+    """Pinned, for what is parked, which PyTorch hands out in powers of two."""
+    parked_bytes: int
+    """Of it, what is used."""
     paged_bytes: int
     recorded_bytes: int = 0
     """Of it, what recordings keep to themselves, whatever else runs."""
@@ -149,8 +151,8 @@ def fast_peak(given: FastWork) -> FastPeak:
         recorded.free(workspace)
         allocated = max(memory.peak_allocated, memory.allocated + recorded.peak_allocated)
         reserved = max(reserved, trimmed(memory) + recorded.reserved)
-        return FastPeak(allocated, reserved, base, step.host_bytes, paged_bytes(given.work), recorded.reserved)
-    return FastPeak(memory.peak_allocated, reserved, base, step.host_bytes, paged_bytes(given.work))
+        return FastPeak(allocated, reserved, base, step.host_bytes, step.parked_bytes, paged_bytes(given.work), recorded.reserved)
+    return FastPeak(memory.peak_allocated, reserved, base, step.host_bytes, step.parked_bytes, paged_bytes(given.work))
 
 
 def trimmed(memory: Allocator) -> int:
@@ -197,6 +199,10 @@ class Step:
 
     @property
     def host_bytes(self) -> int:
+        return sum(1 << (size - 1).bit_length() for size in self.places.values() if size)
+
+    @property
+    def parked_bytes(self) -> int:
         return sum(self.places.values())
 
     def new(self, elements: int, itemsize: int = HALF) -> Piece:

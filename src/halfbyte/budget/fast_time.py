@@ -37,8 +37,8 @@ class FastEffort:
     copied_bytes: float
 
 
-def fast_effort(given: FastWork, host_bytes: int, accumulation: int = 1) -> FastEffort:
-    """host_bytes: of what is parked in a micro-batch."""
+def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> FastEffort:
+    """parked_bytes: of what is parked in a micro-batch."""
     shape, tokens = given.work.shape, given.tokens
     width, feed = shape.width, shape.linears[6].inputs
     qkv, o, gate_up, down = groups_of(given.work)
@@ -75,7 +75,7 @@ def fast_effort(given: FastWork, host_bytes: int, accumulation: int = 1) -> Fast
     dense = given.kernel == "cudnn"
     return FastEffort(
         (flops + head) * times, attention * times if dense else 0.0, 0.0 if dense else attention * times, bytes_moved * times + 12 * trained,
-        ((launches if not given.record else 10) * times + OF_STEP), 2.0 * host_bytes * times,
+        ((launches if not given.record else 10) * times + OF_STEP), 2.0 * parked_bytes * times,
     )  # fmt: skip
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest, tightest
+from halfbyte.budget.fast_choose import FastRun, fast_ways
+from halfbyte.budget.fast_fit import why_plain
 from halfbyte.budget.phases import Phase, evaluation_fits, looking_bytes, phases_of, rows_that_fit
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, origin_of, rates_of, typical_gpu
 from halfbyte.budget.shape import Shape, read_shape
 from halfbyte.budget.step import Work
-from halfbyte.errors import MachineError, RecipeError
+from halfbyte.errors import MachineError, ModelError, RecipeError
 from halfbyte.recipe.amounts import read_amount
 from halfbyte.recipe.plan import Computing
 from halfbyte.recipe.schema import Adapter, Recipe
@@ -20,6 +22,10 @@ from halfbyte.runs.words import size
 
 SHORTEST = 64
 """Tokens: rows are not proposed to be shorter than this."""
+
+
+HOST_BYTES = 16_000_000_000
+"""Of a computer that is not here, what its GPU may use."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,10 @@ class Target:
     memory_factor: float = 1.0
     is_old: bool = False
     """Before compute capability 8.0."""
+    host_bytes: int = HOST_BYTES
+    """Of the computer's memory, that what is parked may take."""
+    hopper: bool = True
+    """Compute capability 9.0."""
 
     @property
     def bounds(self) -> Bounds:
@@ -52,6 +62,9 @@ class Asked:
     optimizer_is_free: bool
     evaluate_rows: int | None
     new_tokens: int
+    paths: tuple[str, ...] = ("plain",)
+    alike: bool = False
+    """Whether all rows are of one length, each a document."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,8 @@ class Forecast:
     evaluate_rows: int
     change: Change | None
     notes: list[str] = field(default_factory=list)
+    plain_because: str | None = None
+    """Why the fast path is not taken."""
 
     @property
     def predicted_bytes(self) -> int | None:
@@ -169,14 +184,24 @@ def _last_word(name: str) -> str:
 
 
 def make_forecast(
-    recipe: Recipe, config: dict[str, Any], target: Target, tokens: int | None = None, packed: bool | None = None, evaluate_tokens: int = 0
+    recipe: Recipe,
+    config: dict[str, Any],
+    target: Target,
+    tokens: int | None = None,
+    packed: bool | None = None,
+    evaluate_tokens: int = 0,
+    alike: bool = False,
 ) -> Forecast:
     """Chooses, prices every phase, and names the cheapest change where nothing fits. Raises ModelError for a config that says too little.
 
-    evaluate_tokens: of the longest text that is evaluated, where it is longer than what is trained.
+    evaluate_tokens: of the longest text that is evaluated, where it is longer than what is trained. alike: all rows are of one length.
     """
     recipe = _going_on(recipe)
-    asked = ask(recipe, config, tokens, packed)
+    reason = why_plain(recipe, config, _precision(recipe, target), is_old=target.is_old)
+    if reason and recipe.train.fast_path == "on":
+        raise ModelError(f"train.fast_path is on, and it cannot be taken: {reason}", hint="train.fast_path=auto takes the plain path then")
+    paths = ("plain",) if reason else ("fast",) if recipe.train.fast_path == "on" else ("plain", "fast")
+    asked = replace(ask(recipe, config, tokens, packed), paths=paths, alike=alike)
     notes = _notes(recipe, asked.work)
     if target.is_old:
         notes.append("on GPUs before compute capability 8.0 attention is computed in another way than is simulated here: leave room")
@@ -195,7 +220,14 @@ def make_forecast(
     phases = phases_of(choice, target.bounds, rows, asked.new_tokens, longest)
     if rows < wanted and asked.evaluate_rows:
         notes.append(f"evaluate.batch_size {wanted} does not fit: {rows} at a time")
-    return Forecast(target, asked.work.shape, choice, considered, phases, rows, None, notes)
+    if choice.path == "plain" and reason is None:
+        reason = "the plain path is faster in this memory"
+    return Forecast(target, asked.work.shape, choice, considered, phases, rows, None, notes, reason if choice.path == "plain" else None)
+
+
+def _precision(recipe: Recipe, target: Target) -> str:
+    asked = recipe.train.precision
+    return asked if asked != "auto" else "float16" if target.is_old else "bfloat16"
 
 
 PROCESS_BYTES = 900_000_000
@@ -215,16 +247,32 @@ def predict_on_cpu(recipe: Recipe, config: dict[str, Any], computing: Computing,
 def choose(asked: Asked, target: Target) -> tuple[Choice | None, list[Choice]]:
     """As choose_way. Where nothing fits and the optimizer's state is paged, or may be because the optimizer is free, the state may leave the GPU;
     and where that is not enough either, the step may be one that hands idle memory back."""
-    found = choose_way(asked.work, asked.effective_rows, target.bounds, asked.checkpointing)
+    found = _of_paths(asked, target, target.bounds)
     is_paged = asked.work.optimizer.startswith("paged")
     if found[0] is None and (is_paged or asked.optimizer_is_free):
         paged = asked.work if is_paged else replace(asked.work, optimizer="paged_adamw_32bit")
-        again = choose_way(paged, asked.effective_rows, replace(target.bounds, paged_leaves=True), asked.checkpointing)
+        again = _of_paths(replace(asked, work=paged), target, replace(target.bounds, paged_leaves=True))
         if again[0] is not None:
             return again
-    if found[0] is None and asked.checkpointing is not False and (tight := tightest(asked.work, asked.effective_rows, target.bounds)) is not None:
+    if (
+        found[0] is None
+        and "plain" in asked.paths
+        and asked.checkpointing is not False
+        and (tight := tightest(asked.work, asked.effective_rows, target.bounds)) is not None
+    ):
         return tight, [*found[1], tight]
     return found
+
+
+def _of_paths(asked: Asked, target: Target, bounds: Bounds) -> tuple[Choice | None, list[Choice]]:
+    """The fastest of what fits on the paths that may be taken, and all that was weighed."""
+    best, shown = choose_way(asked.work, asked.effective_rows, bounds, asked.checkpointing) if "plain" in asked.paths else (None, [])
+    if "fast" not in asked.paths:
+        return best, shown
+    run = FastRun(asked.work, asked.effective_rows, asked.checkpointing, asked.alike, target.hopper, target.host_bytes)
+    fast = [choice if evaluation_fits(choice, bounds, 1, asked.new_tokens) else replace(choice, fits=False) for choice in fast_ways(run, bounds)]
+    fitting = [choice for choice in (best, *fast) if choice is not None and choice.fits]
+    return min(fitting, key=lambda choice: choice.step_seconds, default=None), [*shown, *fast]
 
 
 def _cheapest_change(recipe: Recipe, asked: Asked, target: Target) -> Change | None:
@@ -262,7 +310,7 @@ def _cheapest_change(recipe: Recipe, asked: Asked, target: Target) -> Change | N
 
 def _change(keys: str, asked: Asked, target: Target) -> Change | None:
     """What it takes with this change, computed in the leanest way; None where that does not fit either."""
-    if not smallest(asked.work, target.bounds).fits:
+    if "plain" in asked.paths and not smallest(asked.work, target.bounds).fits:
         return None
     choice, _ = choose(replace(asked, effective_rows=1), target)
     return Change(keys, choice.peak_bytes, choice.step_seconds * asked.effective_rows) if choice else None

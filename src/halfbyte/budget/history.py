@@ -84,8 +84,11 @@ def taken_by(
     """What `remember` keeps of a run that was computed in the way of `choice`, planned for `target`.
 
     measured_bytes: what PyTorch reserved at most. tokens: of a mean row in the steps that were timed, where rows were shorter than planned.
+    The time of the fast path, whose rates are its own, is not kept: it would say nothing of the plain path's.
     """
     work = choice.work
+    if choice.path == "fast":
+        step_seconds_measured = 0.0
     seen = replace(work, tokens=max(1, round(tokens))) if tokens else work
     peak = training_peak(seen)
     effort = effort_of(seen, peak.launches, peak.written_bytes)

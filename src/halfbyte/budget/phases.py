@@ -26,23 +26,24 @@ class Phase:
 
 def phases_of(choice: Choice, bounds: Bounds, evaluate_rows: int, new_tokens: int, evaluate_tokens: int = 0) -> list[Phase]:
     """In the order in which a run meets them. evaluate_tokens: of the longest row that is evaluated, where it is longer than the trained ones."""
-    work = choice.work
+    work, standing = choice.loaded, choice.standing_bytes
     seen = _seen(choice, evaluate_tokens)
     rows = f"{evaluate_rows} row{'s' * (evaluate_rows != 1)} at a time"
     on_gpu = loads_on_gpu(work, bounds)
     read = ("read and quantised" if work.four_bit else "read") + ("" if on_gpu else " in the computer's memory,")
+    generating = standing + generating_bytes(seen, evaluate_rows, new_tokens)
     load = max(placed_bytes(work), load_bytes(work) if on_gpu else 0)
     return [
         Phase("load", bounds.whole(load), f"weights are {read} one matrix after another"),
         Phase("step", choice.peak_bytes, f"{work.rows} x {work.accumulation} rows of {work.tokens:,} tokens, {choice.told()}"),
-        Phase("evaluate", bounds.whole(looking_bytes(seen, evaluate_rows)), f"{rows}, nothing kept"),
-        Phase("generate", bounds.whole(generating_bytes(seen, evaluate_rows, new_tokens)), f"{rows}, a cache for {seen.tokens + new_tokens:,} tokens each"),
+        Phase("evaluate", bounds.whole(standing + looking_bytes(seen, evaluate_rows)), f"{rows}, nothing kept"),
+        Phase("generate", bounds.whole(generating), f"{rows}, a cache for {seen.tokens + new_tokens:,} tokens each"),
         Phase("merge", bounds.whole(merging_bytes(work)), f"into 16 bits, one matrix after another; the result is {size(2 * work.shape.parameters)}"),
     ]  # fmt: skip
 
 
 def _seen(choice: Choice, evaluate_tokens: int) -> Work:
-    return replace(choice.work, tokens=max(choice.work.tokens, evaluate_tokens))
+    return replace(choice.loaded, tokens=max(choice.work.tokens, evaluate_tokens))
 
 
 def load_bytes(work: Work) -> int:
@@ -96,7 +97,8 @@ def merging_bytes(work: Work) -> int:
 
 def evaluation_fits(choice: Choice, bounds: Bounds, rows: int, new_tokens: int, evaluate_tokens: int = 0) -> bool:
     seen = _seen(choice, evaluate_tokens)
-    return bounds.whole(max(looking_bytes(seen, rows), generating_bytes(seen, rows, new_tokens))) <= bounds.budget_bytes
+    taken = max(looking_bytes(seen, rows), generating_bytes(seen, rows, new_tokens))
+    return bounds.whole(choice.standing_bytes + taken) <= bounds.budget_bytes
 
 
 def rows_that_fit(choice: Choice, bounds: Bounds, wanted: int, new_tokens: int, evaluate_tokens: int = 0) -> int:

@@ -1,5 +1,6 @@
 """What a memory plan looks like in the terminal, and `halfbyte plan --gpu`, which needs the base's config.json alone. Read `show_forecast` first."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ BAR = 24
 """Characters that stand for the whole budget."""
 WIDE = 100
 """Columns of a terminal, from which on there is room between the columns of a table."""
+FAST = "Fast: halfbyte's own training step. Thin keeps all but gate and up, attention the input and attention's result; away waits in the computer's memory."
 NEARLY_FULL = 0.95
 CLEARLY = 0.99
 """Of the time: what is hardly faster is not worth its memory."""
@@ -39,6 +41,8 @@ def plan_for_gpu(file: Path, overrides: list[str] | None, gpu: str, as_json: boo
     target, notes = _target(recipe, gpu, read_shape(base.config, recipe.base).family)
     forecast = make_forecast(recipe, base.config, target)
     notes.append(f"rows are taken as full, {recipe.data.max_length:,} tokens (data.max_length): the data are not read")
+    if forecast.plain_because:
+        notes.append(f"not the fast path: {forecast.plain_because}")
     forecast = replace(forecast, notes=[*notes, *forecast.notes])
     if as_json:
         print_json(forecast_as_json(forecast, recipe))
@@ -84,7 +88,8 @@ def forecast_as_json(forecast: Forecast, recipe: Recipe) -> dict[str, Any]:
         "predicted_step_seconds": choice.step_seconds if choice else None,
         "reason": reason_of(forecast),
         "evaluate_rows": forecast.evaluate_rows if choice else None,
-        "host_bytes": sum(host_bytes(choice.work).values()) if choice else None,
+        "host_bytes": sum(host_bytes(choice.work).values()) + choice.host_bytes if choice else None,
+        "plain_because": forecast.plain_because,
         "change": {"keys": change.keys, "peak_bytes": change.peak_bytes, "step_seconds": change.step_seconds} if change else None,
         "notes": forecast.notes,
     }
@@ -128,6 +133,9 @@ def _weighed(forecast: Forecast, width: int) -> Table:
 
 
 def _activations(choice: Choice) -> str:
+    if choice.path == "fast":
+        kinds = Counter(f"{layer.activations}{' away' * layer.parked}" for layer in choice.work.layers)
+        return "fast, " + ", ".join(f"{count} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items())
     way, layers = choice.way, choice.work.shape.layers
     if way.kept == layers:
         return "kept"
@@ -138,7 +146,8 @@ def _activations(choice: Choice) -> str:
 def _weights(choice: Choice) -> str:
     way, layers = choice.way, choice.work.shape.layers
     at_home = "4 bits" if choice.work.four_bit else "16 bits"
-    moved = [f"{'all' if number == layers else number} {where}" for number, where in ((way.away, "away"), (way.sixteen, "in 16 bits")) if number]
+    sixteen = sum(layer.weights == "16bit" for layer in choice.work.layers) if choice.path == "fast" else way.sixteen
+    moved = [f"{'all' if number == layers else number} {where}" for number, where in ((way.away, "away"), (sixteen, "in 16 bits")) if number]
     return ", ".join(moved) or at_home
 
 
@@ -191,6 +200,10 @@ def _rests_on(forecast: Forecast) -> list[str]:
     if forecast.choice is not None and (host := {name: taken for name, taken in host_bytes(forecast.choice.work).items() if taken}):
         parts = ", ".join(f"{name} {size(taken)}" for name, taken in host.items())
         lines.append(f"Computer's memory: {size(sum(host.values()))} ({parts}).")
+    if forecast.choice is not None and forecast.choice.host_bytes:
+        lines.append(f"Computer's memory: {size(forecast.choice.host_bytes)} for what is away.")
+    if any(one.path == "fast" for one in forecast.considered):
+        lines.append(FAST)
     if any(one.way.inputs_away for one in forecast.considered):
         lines.append("Inputs away: recomputed, from inputs that wait in the computer's memory.")
     if any(one.way.away for one in forecast.considered):

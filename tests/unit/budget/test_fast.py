@@ -248,7 +248,7 @@ def test_where_documents_differ_flash_attention_takes_more():
         step.attend_backward()
         peaks.append(memory.peak_allocated - before)
     assert peaks[1] > 1.4 * peaks[0]
-    assert FastWork(work, (8,), window=True).kernel == FastWork(work, (8,), hopper=False).kernel == "flash"
+    assert FastWork(work, (8,), varied=True).kernel == FastWork(work, (8,), hopper=False).kernel == "flash"
 
 
 def test_the_constants_are_those_of_the_path():

@@ -23,7 +23,7 @@ def seconds(rows: int, tokens: int, kept: str, parked: bool = False, resident: i
     work = make_work("mistral-7b")
     layers = tuple(Placement("16bit" if number < resident else "4bit", kept, parked and number < 30) for number in range(32))
     given = FastWork(replace(work, layers=layers), (tokens,) * rows, **how)
-    return fast_seconds(fast_effort(given, fast_peak(given).host_bytes, accumulation), rates or Rates())
+    return fast_seconds(fast_effort(given, fast_peak(given).parked_bytes, accumulation), rates or Rates())
 
 
 @pytest.mark.parametrize(("rows", "tokens", "kept", "how", "ms"), MEASURED)

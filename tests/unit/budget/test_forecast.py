@@ -169,7 +169,7 @@ def test_rows_beyond_the_attentions_window_have_a_mask():
     peaks = {}
     for tokens in (2048, 8192):
         for window in (None, 4096):
-            asked = recipe(f"data.max_length={tokens}", "train.gradient_checkpointing=true")
+            asked = recipe(f"data.max_length={tokens}", "train.gradient_checkpointing=true", "train.fast_path=off")
             found = make_forecast(asked, config | {"sliding_window": window}, target_of("80GB"))
             peaks[tokens, window] = found.choice.peak_bytes
             assert any("window of 4,096 tokens" in note for note in found.notes) == ((tokens, window) == (8192, 4096))

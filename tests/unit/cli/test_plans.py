@@ -226,7 +226,7 @@ def test_bars_are_as_long_as_their_share(place, terminal, full, empty):
 
 
 def test_layers_that_are_away_are_counted_in_the_computers_memory(place):
-    found, _ = forecast("4GB", place)
+    found, _ = forecast("4GB", place, "train.fast_path=off")
     assert found.choice is not None
     work, layers = found.choice.work, 6
     assert found.choice.way.away >= 2

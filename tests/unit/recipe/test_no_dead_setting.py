@@ -32,7 +32,7 @@ from toys import make_base
 
 NOT_HERE: dict[str, str] = {
     "memory_budget": "a run without a GPU takes the memory that it needs; tests/unit/budget and tests/gpu hold it to its budget",
-    "train.fast_path": "it is for GPUs, where the plan takes it by itself; tests/unit/budget/test_fast_fit.py turns it",
+    "train.fast_path": "it is for GPUs, where the plan takes it by itself; tests/unit/budget/test_fast_choose.py turns it",
 }
 """Key -> why its effect cannot be seen on a CPU."""
 
