@@ -76,6 +76,8 @@ def test_fewer_rows_where_nothing_may_be_recomputed(base, tmp_path):
 
 
 def test_where_nothing_fits_it_is_said(base, tmp_path):
+    gc.collect()
+    torch.cuda.empty_cache()
     model_bytes = torch.cuda.memory_reserved()
     with pytest.raises(OutOfMemory, match=r"out of memory in step 1: .* asked for in the .*longest row toy:1"):
         train(base, tmp_path, rows=1, limit=model_bytes + 60_000_000, recompute=False)

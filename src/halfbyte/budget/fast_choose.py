@@ -47,6 +47,9 @@ class FastRun:
 
 def fast_ways(run: FastRun, bounds: Bounds) -> list[Choice]:
     """For each number of rows the fastest way that fits and, where it does not, the one that keeps all; where none fits, the smallest of all."""
+    smallest = _smallest(run, 1, bounds)
+    if not smallest.fits:  # then nothing larger needs to be looked at
+        return [_price(run, run.at_once(run.effective_rows, _split(run.work.shape.layers, "kept", "kept", 0)), bounds), smallest]
     found: list[Choice] = []
     for rows in [rows for rows in range(run.effective_rows, 0, -1) if run.effective_rows % rows == 0]:
         best = _best(run, rows, bounds)
@@ -56,7 +59,7 @@ def fast_ways(run: FastRun, bounds: Bounds) -> list[Choice]:
                 break  # fewer rows at a time have nothing to gain
         if run.checkpointing is None and (best is None or best.work.layers[0].activations != "kept"):
             found.append(_price(run, run.at_once(rows, _split(run.work.shape.layers, "kept", "kept", 0)), bounds))
-    return found if any(choice.fits for choice in found) else [*found, _smallest(run, 1, bounds)]
+    return found if any(choice.fits for choice in found) else [*found, smallest]
 
 
 def _best(run: FastRun, rows: int, bounds: Bounds) -> Choice | None:
