@@ -11,6 +11,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, weight: Tensor | None = None, eps: float = 0.0) -> Tensor:
     """Each pair of a head's halves is a complex number, turned by another."""
     heads = x.unflatten(-1, (-1, head_dim))
@@ -24,6 +28,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, weight: Tensor | 
 def swiglu(gate_up: Tensor) -> Tensor:
     gate, up = gate_up.chunk(2, -1)
     return gate / (1 + torch.exp(-gate)) * up
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * torch.special.ndtr(x)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Each program takes one token's row, or a piece of it, reads it once and writes i
 since T x 2F passes 2^31 at 75,000 tokens of a 7B shape.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from halfbyte.kernels.reference import Beside
 
 PIECE = 2048  # of a row that is longer than what a program should hold
+ROOT_HALF = tl.constexpr(math.sqrt(0.5))
+NORMAL = tl.constexpr(1 / math.sqrt(2 * math.pi))  # the height of a normal distribution
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
@@ -76,6 +79,60 @@ def _norm_backward_kernel(
     if AGAIN:
         tl.store(again + row * again_row + at, (unit * gamma).to(value.dtype), mask=there)
     slope = inverse * (g - unit * (tl.sum(g * unit, 0) / width))
+    tl.store(d_x + row * d_x_row + at, (kept + slope).to(value.dtype), mask=there)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    rows, width = x.shape
+    block = triton.next_power_of_2(width)
+    _layer_norm_kernel[(rows,)](x, x.stride(0), weight, bias, eps, out, out.stride(0), width, BLOCK=block, num_warps=_warps(block))
+
+
+@triton.jit
+def _standardised(wide, there, width, eps):
+    centred = tl.where(there, wide - tl.sum(wide, 0) / width, 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+    return centred * inverse, inverse
+
+
+@triton.jit
+def _layer_norm_kernel(x, x_row, weight, bias, eps, out, out_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    there = at < width
+    value = tl.load(x + row * x_row + at, mask=there, other=0.0)
+    gamma = tl.load(weight + at, mask=there, other=0.0).to(tl.float32)
+    beta = tl.load(bias + at, mask=there, other=0.0).to(tl.float32)
+    unit, _ = _standardised(value.to(tl.float32), there, width, eps)
+    tl.store(out + row * out_row + at, (unit * gamma + beta).to(value.dtype), mask=there)
+
+
+def layer_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, carried: Tensor, d_x: Tensor, out: Tensor | None = None) -> None:
+    rows, width = x.shape
+    block = triton.next_power_of_2(width)
+    again = x if out is None else out
+    _layer_norm_backward_kernel[(rows,)](
+        d_out, d_out.stride(0), x, x.stride(0), weight, bias, eps, carried, carried.stride(0), d_x, d_x.stride(0), again, again.stride(0), width,
+        AGAIN=out is not None, BLOCK=block, num_warps=_warps(block),
+    )  # fmt: skip
+
+
+@triton.jit
+def _layer_norm_backward_kernel(
+    d_out, d_out_row, x, x_row, weight, bias, eps, carried, carried_row, d_x, d_x_row, again, again_row, width, AGAIN: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    there = at < width
+    value = tl.load(x + row * x_row + at, mask=there, other=0.0)
+    gamma = tl.load(weight + at, mask=there, other=0.0).to(tl.float32)
+    g = tl.load(d_out + row * d_out_row + at, mask=there, other=0.0).to(tl.float32) * gamma
+    kept = tl.load(carried + row * carried_row + at, mask=there, other=0.0).to(tl.float32)
+    unit, inverse = _standardised(value.to(tl.float32), there, width, eps)
+    if AGAIN:
+        beta = tl.load(bias + at, mask=there, other=0.0).to(tl.float32)
+        tl.store(again + row * again_row + at, (unit * gamma + beta).to(value.dtype), mask=there)
+    slope = inverse * (g - tl.sum(g, 0) / width - unit * (tl.sum(g * unit, 0) / width))
     tl.store(d_x + row * d_x_row + at, (kept + slope).to(value.dtype), mask=there)
 
 
@@ -170,6 +227,42 @@ def _swiglu_backward_kernel(gate_up, gate_up_row, d_out, d_out_row, width, BLOCK
     tl.store(gate_at, (g * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))).to(raw.dtype), mask=there)
     tl.store(gate_at + width, (g * silu).to(raw.dtype), mask=there)
     tl.store(out_at, (silu * up).to(raw.dtype), mask=there)
+
+
+def gelu(x: Tensor, out: Tensor) -> None:
+    rows, width = out.shape
+    _gelu_kernel[(rows, triton.cdiv(width, PIECE))](x, x.stride(0), out, out.stride(0), width, BLOCK=PIECE, num_warps=8)
+
+
+@triton.jit
+def _gelu_kernel(x, x_row, out, out_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = at < width
+    raw = tl.load(x + row * x_row + at, mask=there, other=0.0)
+    wide = raw.to(tl.float32)
+    tl.store(out + row * out_row + at, (wide * (0.5 + 0.5 * tl.erf(wide * ROOT_HALF))).to(raw.dtype), mask=there)
+
+
+def gelu_backward(x: Tensor, d_out: Tensor) -> None:
+    rows, width = d_out.shape
+    _gelu_backward_kernel[(rows, triton.cdiv(width, PIECE))](x, x.stride(0), d_out, d_out.stride(0), width, BLOCK=PIECE, num_warps=8)
+
+
+@triton.jit
+def _gelu_backward_kernel(x, x_row, d_out, d_out_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = at < width
+    x_at = x + row * x_row + at
+    out_at = d_out + row * d_out_row + at
+    raw = tl.load(x_at, mask=there, other=0.0)
+    g = tl.load(out_at, mask=there, other=0.0).to(tl.float32)
+    wide = raw.to(tl.float32)
+    below = 0.5 + 0.5 * tl.erf(wide * ROOT_HALF)
+    density = tl.exp(-0.5 * wide * wide) * NORMAL
+    tl.store(x_at, (g * (below + wide * density)).to(raw.dtype), mask=there)
+    tl.store(out_at, (wide * below).to(raw.dtype), mask=there)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, scale: Tensor, losses: Tensor) -> None:

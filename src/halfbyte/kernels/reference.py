@@ -5,6 +5,7 @@ written into tensors that the caller owns, because where they lie saves the next
 and rounded once; float32 and float64 stay as they are.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,28 @@ def rms_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float, carr
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    """x (T, D), weight and bias (D,) -> out (T, D) = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias (Ba et al., arXiv 1607.06450)."""
+    unit, _ = _standardised(widened(x), eps)
+    out.copy_(unit * widened(weight) + widened(bias))
+
+
+def layer_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, carried: Tensor, d_x: Tensor, out: Tensor | None = None) -> None:
+    """d_x (T, D) = carried + the gradient of layer_norm at x; the norm itself once more into `out`. d_x may be `carried`. No gradient of weight and bias."""
+    unit, inverse = _standardised(widened(x), eps)
+    g = widened(d_out) * widened(weight)
+    if out is not None:
+        out.copy_(unit * widened(weight) + widened(bias))
+    d_x.copy_(widened(carried) + inverse * (g - g.mean(-1, keepdim=True) - unit * (g * unit).mean(-1, keepdim=True)))
+
+
+def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Rows of mean 0 and variance 1, and what they were multiplied by, (T, 1)."""
+    centred = x - x.mean(-1, keepdim=True)
+    inverse = _inverse_rms(centred, eps)
+    return centred * inverse, inverse
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, out: Tensor, weight: Tensor | None = None, eps: float = 0.0) -> None:
@@ -92,6 +115,26 @@ def swiglu_backward(gate_up: Tensor, d_out: Tensor) -> None:
     d_gate = g * up * sigmoid * (1 + gate * (1 - sigmoid))
     gate_up.copy_(torch.cat((d_gate, d_up), -1))
     d_out.copy_(out)
+
+
+def gelu(x: Tensor, out: Tensor) -> None:
+    """x, out (T, F): x times the share of a normal distribution that is below x, with erf and not tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    wide = widened(x)
+    out.copy_(wide * _below(wide))
+
+
+def gelu_backward(x: Tensor, d_out: Tensor) -> None:
+    """Overwrites both (T, F): x with its gradient, d_out with what gelu gave, which the next product's adapter wants again."""
+    wide, g = widened(x), widened(d_out)
+    below = _below(wide)
+    density = torch.exp(-0.5 * wide.square()) / math.sqrt(2 * math.pi)
+    slope, out = g * (below + wide * density), wide * below
+    x.copy_(slope)
+    d_out.copy_(out)
+
+
+def _below(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, scale: Tensor, losses: Tensor) -> None:

@@ -71,6 +71,28 @@ def test_gradient_of_the_norm(ops, rows, width, onto):
     assert error(again, result.detach()) < TOLERANCE
 
 
+@pytest.mark.parametrize(("rows", "width"), SHAPES)
+def test_norm_around_the_mean(ops, rows, width):
+    """Far from zero: the variance is that around the mean."""
+    x, weight, bias, out = drawn(rows, width) + 2, drawn(width, seed=1), drawn(width, seed=4), empty(rows, width, DTYPE)
+    ops.layer_norm(apart(x, DTYPE, 3), weight.to(DTYPE), bias.to(DTYPE), EPS, out)
+    assert error(out, definition.layer_norm(x, weight, bias, EPS)) < TOLERANCE
+
+
+@pytest.mark.parametrize(("rows", "width"), [shape for shape in SHAPES if shape[1] > 1])
+@pytest.mark.parametrize("onto", ["neither", "carried", "d_out"])
+def test_gradient_of_the_norm_around_the_mean(ops, rows, width, onto):
+    x, weight, bias = leaf(drawn(rows, width) + 2), drawn(width, seed=1), drawn(width, seed=4)
+    d_out, carried = drawn(rows, width, seed=2), drawn(rows, width, seed=3)
+    result = definition.layer_norm(x, weight, bias, EPS)
+    truth = carried + gradients(result, d_out, x)[0]
+    given = {"carried": apart(carried, DTYPE, 2), "d_out": apart(d_out, DTYPE, 1)}
+    d_x, again = given.get(onto, empty(rows, width, DTYPE)), empty(rows, width, DTYPE, 8)
+    ops.layer_norm_backward(given["d_out"], apart(x.detach(), DTYPE), weight.to(DTYPE), bias.to(DTYPE), EPS, given["carried"], d_x, again)
+    assert error(d_x, truth) < TOLERANCE
+    assert error(again, result.detach()) < TOLERANCE
+
+
 @pytest.mark.parametrize(("rows", "heads", "head_dim"), [(1, 1, 8), (5, 3, 32), (2, 7, 80), (3, 1, 2), (2, 5, 24)])
 @pytest.mark.parametrize("normed", [False, True], ids=["plain", "normed"])
 def test_positions_and_their_gradient(ops, rows, heads, head_dim, normed):
@@ -104,6 +126,19 @@ def test_gates_and_their_gradient(ops, rows, width, spread):
     assert error(out, result.detach()) < TOLERANCE
     ops.swiglu_backward(gate_up, given)
     assert error(gate_up, gradients(result, d_out, x)[0]) < TOLERANCE
+    assert error(given, result.detach()) < TOLERANCE
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (2, 144), (2, 2048), (3, 2049)])
+@pytest.mark.parametrize("spread", [1.0, 30.0], ids=["", "large"])
+def test_an_activation_without_a_gate_and_its_gradient(ops, rows, width, spread):
+    x, d_out = leaf(drawn(rows, width, spread=spread)), drawn(rows, width, seed=1)
+    result = definition.gelu(x)
+    given_x, out, given = apart(x.detach(), DTYPE), empty(rows, width, DTYPE), apart(d_out, DTYPE, 2)
+    ops.gelu(given_x, out)
+    assert error(out, result.detach()) < TOLERANCE
+    ops.gelu_backward(given_x, given)
+    assert error(given_x, gradients(result, d_out, x)[0]) < TOLERANCE
     assert error(given, result.detach()) < TOLERANCE
 
 
