@@ -9,16 +9,28 @@ import torch.nn.functional as F
 
 from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.fast.decoder import FastDecoder
+from halfbyte.model.load import falcon_linears_are_linears
 from halfbyte.train.step import batch_logits
 from toys import VOCABULARY, make_model
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FALCON_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 SHAPE = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 
 
-def adapted(kind: str, targets: Sequence[str] | str = LINEARS, lora: dict[str, Any] | None = None, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
-    """A PeftModel of `dtype`, its norms, biases and adapters at random; `changes` are the config's, `lora` LoraConfig's."""
-    model = make_model(kind, **{**SHAPE, **changes}).to(dtype).requires_grad_(False)
+def made(kind: str, dtype: torch.dtype, changes: dict[str, Any]) -> Any:
+    """A frozen model, its linear layers of the class that halfbyte loads them in."""
+    shape = {name: value for name, value in {**SHAPE, **changes}.items() if kind != "falcon" or name not in ("intermediate_size", "num_key_value_heads")}
+    with falcon_linears_are_linears():
+        return make_model(kind, **shape).to(dtype).requires_grad_(False)
+
+
+def adapted(
+    kind: str, targets: Sequence[str] | str | None = None, lora: dict[str, Any] | None = None, dtype: torch.dtype = torch.float64, **changes: Any
+) -> Any:
+    """A PeftModel of `dtype`, its norms, biases and adapters at random; `changes` are the config's, `lora` LoraConfig's. An adapter on all linear layers
+    where no `targets` are given."""
+    model = made(kind, dtype, changes)
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
@@ -32,8 +44,8 @@ def four_bit(
     """A PeftModel whose linear layers are bitsandbytes' own, made from weights of `dtype`, which they also compute in."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    model = make_model(kind, **{**SHAPE, **changes}).to(dtype).requires_grad_(False)
-    for parent in list(model.model.modules()):
+    model = made(kind, dtype, changes)
+    for parent in list(model.base_model.modules()):
         for name, module in list(parent.named_children()):
             if type(module) is torch.nn.Linear:
                 linear = Linear4bit(module.in_features, module.out_features, compute_dtype=dtype, quant_type=quant_type, quant_storage=storage)
@@ -45,10 +57,11 @@ def four_bit(
     return with_adapter(model.to(device), lora=lora)
 
 
-def with_adapter(model: Any, targets: Sequence[str] | str = LINEARS, lora: dict[str, Any] | None = None) -> Any:
+def with_adapter(model: Any, targets: Sequence[str] | str | None = None, lora: dict[str, Any] | None = None) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    targets = targets if isinstance(targets, str) else list(targets)
+    all_linear = FALCON_LINEARS if model.config.model_type == "falcon" else LINEARS
+    targets = targets if isinstance(targets, str) else list(targets or all_linear)
     model = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": targets, "task_type": "CAUSAL_LM", **(lora or {})}))
     redraw(model)
     return model

@@ -15,12 +15,10 @@ from toys import make_base
 SAME = 1e-4
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
+def written(folder, kind):
     file = folder / "talk.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt, "response": response}) + "\n" for prompt, response in TALK), encoding="utf-8")
-    make_base(folder / "base")
+    make_base(folder / "base", kind)
     return (
         f"name: toy\nbase: {folder / 'base'}\ndata:\n  path: {file}\n  kind: prompt_response\n  prompt_column: prompt\n  response_column: response\n"
         "  validation_share: 0\n  test_share: 0\nadapter:\n  r: 4\n  dropout: 0\ntrain:\n  max_steps: 4\n  batch_size: 2\n  gradient_accumulation_steps: 2\n"
@@ -28,13 +26,20 @@ def given(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("given"), "mistral")
+
+
 def losses(run):
     return [event["loss"] for event in read_events(run.events)[0] if event["event"] == "step"]
 
 
-def test_it_is_the_plain_run(given, tmp_path):
-    plain = api.train(parse_recipe(given, "toy.yaml", []), tmp_path / "plain")
-    fast = api.train(parse_recipe(given, "toy.yaml", ["train.fast_path=on"]), tmp_path / "fast")
+@pytest.mark.parametrize(("kind", "words"), [("mistral", []), ("falcon", ["data.packing=best_fit", "train.gradient_checkpointing=true"])])
+def test_it_is_the_plain_run(kind, words, tmp_path):
+    given = written(tmp_path, kind)
+    plain = api.train(parse_recipe(given, "toy.yaml", words), tmp_path / "plain")
+    fast = api.train(parse_recipe(given, "toy.yaml", [*words, "train.fast_path=on"]), tmp_path / "fast")
     assert losses(fast) == pytest.approx(losses(plain), rel=SAME)
     assert losses(fast)[-1] < losses(fast)[0]
     assert fast.read_plan()["computing"]["path"] == "fast"

@@ -15,9 +15,8 @@ from halfbyte.fast.attention import Documents, kernel_for
 from halfbyte.fast.decoder import FastDecoder, flatten
 from halfbyte.fast.recorded import Recorder
 from tolerances import FAST_REPEATED
-from toy_fast import adapted, batch_of, by_autograd, by_hand, four_bit, redraw, trained, with_adapter
+from toy_fast import adapted, batch_of, by_autograd, by_hand, four_bit, made, redraw, trained, with_adapter
 from toy_kernels import apart, between, drawn, empty, gradients
-from toys import make_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 
@@ -69,6 +68,21 @@ def test_norm(width):
     holds(out, definition.rms_norm(total, weight.to(BF16), EPS), definition.rms_norm(total.double(), weight, EPS))
 
 
+@pytest.mark.parametrize("width", [4544, 4096, 2050])
+def test_norm_around_the_mean(width):
+    from halfbyte.kernels import gpu
+
+    x, weight, bias = on_gpu(ROWS, width) + 2, on_gpu(width, seed=1), on_gpu(width, seed=4)
+    d_out, carried = on_gpu(ROWS, width, seed=2), on_gpu(ROWS, width, seed=3)
+    (truth, d_truth), (plain, d_plain) = both(lambda x, w, b: definition.layer_norm(x, w, b, EPS), x.to(BF16), weight, bias, d_out)
+    out, d_x, again = (empty(ROWS, width, BF16, 64, CUDA) for _ in range(3))
+    gpu.layer_norm(apart(x, BF16, 64), weight.to(BF16), bias.to(BF16), EPS, out)
+    holds(out, plain, truth)
+    gpu.layer_norm_backward(d_out.to(BF16), x.to(BF16), weight.to(BF16), bias.to(BF16), EPS, apart(carried, BF16, 64), d_x, again)
+    holds(d_x, d_plain + carried.to(BF16), d_truth + carried)
+    holds(again, plain, truth)
+
+
 def plain_rotate(x, cos, sin, head_dim, weight=None):
     """As transformers does it, in x's type."""
     heads = x.unflatten(-1, (-1, head_dim))
@@ -113,6 +127,20 @@ def test_gates(width):
     holds(out, plain, truth)
     gpu.swiglu_backward(gate_up, inner)
     holds(gate_up, d_plain, d_truth)
+    holds(inner, plain, truth)
+
+
+@pytest.mark.parametrize("width", [18176, 4096, 2049])
+def test_an_activation_without_a_gate(width):
+    from halfbyte.kernels import gpu
+
+    x, d_out = on_gpu(ROWS, width, spread=2.0), on_gpu(ROWS, width, seed=1)
+    (truth, d_truth), (plain, d_plain) = both(F.gelu, x, d_out)
+    hidden, inner, out = apart(x, BF16, 64), apart(d_out, BF16, 64), empty(ROWS, width, BF16, 64, CUDA)
+    gpu.gelu(hidden, out)
+    holds(out, plain, truth)
+    gpu.gelu_backward(hidden, inner)
+    holds(hidden, d_plain, d_truth)
     holds(inner, plain, truth)
 
 
@@ -181,6 +209,15 @@ def test_rows_that_lie_further_apart_than_32_bits_count():
         for turn in (gpu.rotate, gpu.rotate_backward):
             turn(given, cos, sin, 32, out)
             results.append(out.clone())
+        gpu.layer_norm(given, weight, weight, EPS, out)
+        results.append(out.clone())
+        gpu.layer_norm_backward(given, other, weight, weight, EPS, given, out, total)
+        results += [out.clone(), total.clone()]
+        hidden = lay(y)
+        gpu.gelu(hidden, out)
+        results.append(out.clone())
+        gpu.gelu_backward(hidden, out)
+        results += [hidden.clone(), out.clone()]
         inner = lay(x[:, :32])
         gpu.swiglu(given, inner)
         results.append(inner.clone())
@@ -232,9 +269,13 @@ def whole(gradients, other):
         ("mistral", {"sliding_window": 32}, DENSE, "flash"),
         ("mistral", {"sliding_window": 32}, PACKED, "flash"),
         ("llama", {"tie_word_embeddings": True, "num_key_value_heads": 4}, PACKED, "flash"),
+        ("falcon", {}, DENSE, "cudnn"),
+        ("falcon", {"hidden_size": 320, "num_attention_heads": 5, "ffn_hidden_size": 1280}, DENSE, "cudnn"),
+        ("falcon", {"hidden_size": 320, "num_attention_heads": 5, "tie_word_embeddings": False}, PACKED, "flash"),
+        ("falcon", {}, PADDED, "flash"),
     ],
 )
-@pytest.mark.parametrize("keep", ["all", "input"])
+@pytest.mark.parametrize("keep", ["all", "thin", "input"])
 def test_gradients_are_at_most_twice_as_far_from_the_truth(kind, changes, batch, kernel, keep):
     model, half = in_two_types(kind, **changes)
     decoder = FastDecoder(half, BF16)
@@ -249,15 +290,16 @@ def test_gradients_are_at_most_twice_as_far_from_the_truth(kind, changes, batch,
     assert worst(ours, truth) <= 2 * worst(plain, truth)
 
 
-def test_weights_in_4_bits():
+@pytest.mark.parametrize("kind", ["llama", "falcon"])
+def test_weights_in_4_bits(kind):
     """Against autograd with the weights that bitsandbytes makes of the same bytes, in float64."""
     from bitsandbytes import functional
 
-    half = four_bit("llama", dtype=BF16, device=CUDA, **WIDE)
-    model = make_model("llama", **WIDE).to(BF16).double().to(CUDA).requires_grad_(False)
-    for name, module in model.model.named_modules():
+    half = four_bit(kind, dtype=BF16, device=CUDA, **WIDE)
+    model = made(kind, BF16, WIDE).double().to(CUDA)
+    for name, module in model.base_model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            weight = half.get_base_model().model.get_submodule(name).base_layer.weight
+            weight = half.get_base_model().base_model.get_submodule(name).base_layer.weight
             module.weight.data = functional.dequantize_4bit(weight.data, weight.quant_state).double()
     model = with_adapter(model).double()
     _, truth = by_autograd(model, [PACKED], 0.01)
@@ -277,8 +319,9 @@ def test_weights_in_4_bits():
     ],
     ids=["parked", "resident", "all three", "kept in three ways"],
 )
-def test_where_things_wait_changes_nothing(batch, how):
-    _, half = in_two_types("mistral")
+@pytest.mark.parametrize("kind", ["mistral", "falcon"])
+def test_where_things_wait_changes_nothing(kind, batch, how):
+    _, half = in_two_types(kind)
     loss, expected = by_hand(half, [batch, batch], 0.01)
     again, ours = by_hand(half, [batch, batch], 0.01, **how)
     assert again == pytest.approx(loss, rel=FAST_REPEATED)
@@ -287,9 +330,10 @@ def test_where_things_wait_changes_nothing(batch, how):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
 @pytest.mark.parametrize("how", [{}, {"parked": (0, 1), "keep": ["input", "all", "thin"], "tight": True}, {"resident": (0, 2)}], ids=["", "parked", "resident"])
-def test_recorded_steps_are_the_steps(packed, how):
+@pytest.mark.parametrize(("kind", "changes"), [("qwen3", {"head_dim": 64}), ("falcon", {})])
+def test_recorded_steps_are_the_steps(kind, changes, packed, how):
     """Contents and adapters change from step to step, gradients are dropped or added to, and longer rows come between."""
-    _, half = in_two_types("qwen3", head_dim=64)
+    _, half = in_two_types(kind, **changes)
     decoder, eager = FastDecoder(half, BF16, record=True, **how), FastDecoder(half, BF16, **how)
     assert isinstance(decoder.recorder, Recorder)
     shape, longer = ([[60, 1, 67], [100, 28]], [[128, 60], [90, 128]]) if packed else ([[128], [128]], [[192], [192]])

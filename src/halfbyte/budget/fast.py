@@ -122,10 +122,11 @@ class Saved:
     turned: "Piece | None" = None
     middle: "Piece | None" = None
     gate_up: "Piece | None" = None
+    wide: "Piece | None" = None
     low: "dict[str, Piece]" = field(default_factory=dict)
 
 
-LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up")
+LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up", "wide")
 
 
 def fast_peak(given: FastWork) -> FastPeak:

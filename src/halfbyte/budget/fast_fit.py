@@ -4,9 +4,10 @@ from typing import Any
 
 from halfbyte.recipe.schema import Recipe
 
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+FAMILY = ("llama", "mistral", "qwen2", "qwen3", "falcon")
 ROPES = ("default", "linear", "llama3", "yarn")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FALCON_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
 
 def why_plain(recipe: Recipe, config: dict[str, Any], precision: str = "bfloat16", on_gpu: bool = True, is_old: bool = False) -> str | None:
@@ -15,7 +16,8 @@ def why_plain(recipe: Recipe, config: dict[str, Any], precision: str = "bfloat16
         return "train.fast_path is off"
     if not on_gpu and recipe.train.fast_path == "auto":
         return "without a GPU it is taken only where train.fast_path is on"
-    return _of_machine(precision, on_gpu, is_old) or _of_adapter(recipe) or _of_weights(recipe, config) or _of_config(config)
+    found = _of_machine(precision, on_gpu, is_old) or _of_adapter(recipe, config) or _of_weights(recipe, config) or _of_config(config)
+    return found or ("its memory is not planned yet for falcon" if on_gpu and config.get("model_type") == "falcon" else None)
 
 
 def _of_machine(precision: str, on_gpu: bool, is_old: bool) -> str | None:
@@ -28,8 +30,8 @@ def _of_machine(precision: str, on_gpu: bool, is_old: bool) -> str | None:
     return None
 
 
-def _of_adapter(recipe: Recipe) -> str | None:
-    adapter = recipe.adapter
+def _of_adapter(recipe: Recipe, config: dict[str, Any]) -> str | None:
+    adapter, known = recipe.adapter, FALCON_LINEARS if config.get("model_type") == "falcon" else LINEARS
     if adapter.kind == "dora":
         return "the adapter is DoRA"
     if adapter.dropout > 0:
@@ -37,7 +39,7 @@ def _of_adapter(recipe: Recipe) -> str | None:
     if adapter.modules_to_save:
         return f"{adapter.modules_to_save[0]} is trained whole"
     if adapter.target_modules != "all-linear":
-        other = next((name for name in adapter.target_modules if name.rsplit(".", 1)[-1] not in LINEARS), None)
+        other = next((name for name in adapter.target_modules if name.rsplit(".", 1)[-1] not in known), None)
         return other and f"{other} has an adapter"
     return None
 
@@ -55,12 +57,10 @@ def _of_config(config: dict[str, Any]) -> str | None:
     family = config.get("model_type")
     if family not in FAMILY:
         return f"it is for {', '.join(FAMILY)}, and this base is of type {family}"
-    if config.get("hidden_act", "silu") not in ("silu", "swish"):
-        return f"the base's activation is {config['hidden_act']}, not silu"
+    if reason := _of_falcon(config) if family == "falcon" else _of_llama(config):
+        return reason
     if config.get("attention_dropout"):
         return "the base drops attention out"
-    if config.get("pretraining_tp", 1) not in (1, None):
-        return "pretraining_tp is not 1"
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         return "only a part of each head is rotated"
@@ -73,7 +73,32 @@ def _of_config(config: dict[str, Any]) -> str | None:
     head_width = config.get("head_dim") or width // heads
     if head_width % 8 or head_width > 256:
         return f"its heads are {head_width} wide"
-    for inputs in (width, heads * head_width, config.get("intermediate_size") or 4 * width):
+    for inputs in (width, heads * head_width, config.get("ffn_hidden_size" if family == "falcon" else "intermediate_size") or 4 * width):
         if inputs % 64:
             return f"a linear layer has {inputs} inputs, not a multiple of 64"
     return None
+
+
+def _of_llama(config: dict[str, Any]) -> str | None:
+    if config.get("hidden_act", "silu") not in ("silu", "swish"):
+        return f"the base's activation is {config['hidden_act']}, not silu"
+    return "pretraining_tp is not 1" if config.get("pretraining_tp", 1) not in (1, None) else None
+
+
+def _of_falcon(config: dict[str, Any]) -> str | None:
+    """Falcon is a name for several blocks: Falcon-7B's is known."""
+    if config.get("new_decoder_architecture"):
+        return "the base has Falcon's new architecture, with groups of keys and two norms"
+    if config.get("alibi"):
+        return "the base has alibi in place of rotary positions"
+    if not config.get("multi_query", True):
+        return "each of the base's heads has its own keys and values"
+    if not config.get("parallel_attn", True):
+        return "the base's MLP stands behind its attention, not beside it"
+    if config.get("num_ln_in_parallel_attn") not in (None, 1):
+        return f"the base has {config['num_ln_in_parallel_attn']} norms in front of each layer"
+    if config.get("bias"):
+        return "the base's linear layers have biases"
+    if config.get("activation", "gelu") != "gelu":
+        return f"the base's activation is {config['activation']}, not gelu"
+    return "the base drops a part of each layer's result out" if config.get("hidden_dropout") else None

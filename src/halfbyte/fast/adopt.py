@@ -4,6 +4,7 @@ Nothing of the model is changed or replaced. Every part is called by its name, a
 a model of a known type with an unknown setting is refused like an unknown type.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from halfbyte.fast.block import Block
+from halfbyte.fast.falcon import FalconLayer
 from halfbyte.fast.head import Head
-from halfbyte.fast.layer import Layer, Norm
+from halfbyte.fast.layer import Layer
 from halfbyte.fast.linear import SPARE, Frozen, Group, Lora
+from halfbyte.fast.norms import LayerNorm, Norm, RmsNorm
 from halfbyte.kernels.reference import BLOCK
 
-FAMILY = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-"""transformers' model types whose layers are x + attention(norm(x)), then + mlp(norm(x)) with silu, rotary halves and grouped queries, and how the
-names of their classes begin."""
+FAMILY = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "falcon": "Falcon"}
+"""transformers' model types whose layers the blocks know (layer.py, falcon.py), and how the names of their classes begin."""
 ROPES = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose frequencies do not change with the rows that are seen."""
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
@@ -34,9 +37,23 @@ class Unfit(Exception):
 class Adopted:
     embedding: nn.Embedding
     rotary: nn.Module
-    layers: tuple[Layer, ...]
+    layers: tuple[Block, ...]
     head: Head
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a model has its parts, and what reads them."""
+
+    decoder: str
+    embedding: str
+    layers: str
+    norm: str
+    look: Callable[[Any], None]
+    """At the config, for what this family alone can have."""
+    read_layer: Callable[[Any, Any], Block]
+    read_norm: Callable[[Any, Any], Norm]
 
 
 def adopt(model: nn.Module, dtype: torch.dtype) -> Adopted:
@@ -45,22 +62,24 @@ def adopt(model: nn.Module, dtype: torch.dtype) -> Adopted:
     config: Any = getattr(causal, "config", None)
     if getattr(config, "model_type", None) not in FAMILY:
         raise Unfit(f"they are for {', '.join(FAMILY)}, and this base is of type {getattr(config, 'model_type', type(causal).__name__)}")
-    decoder = causal.model
+    names = FALCON if config.model_type == "falcon" else LLAMA
+    decoder = getattr(causal, names.decoder)
     for module, part in ((causal, "ForCausalLM"), (decoder, "Model"), (decoder.rotary_emb, "RotaryEmbedding")):
         _expect(module, config, part)
+    embedding, head = getattr(decoder, names.embedding), causal.lm_head
     _look_at_machine(causal, dtype)
+    names.look(config)
     _look_at_config(config)
-    _look_at_hooks(model, decoder.embed_tokens)
-    layers = tuple(_layer(layer, config) for layer in decoder.layers[: config.num_hidden_layers])
-    head = causal.lm_head
+    _look_at_hooks(model, embedding)
+    layers = tuple(names.read_layer(layer, config) for layer in getattr(decoder, names.layers)[: config.num_hidden_layers])
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         raise Unfit("the head is trained, in 4 bits or of another kind")
     if head.weight.dtype != dtype:
         raise Unfit(f"the head is in {_name(head.weight.dtype)}, not in {_name(dtype)}")
-    if type(decoder.embed_tokens) is not nn.Embedding or decoder.embed_tokens.weight.requires_grad:
+    if type(embedding) is not nn.Embedding or embedding.weight.requires_grad:
         raise Unfit("the embedding is trained or of another kind")
     _look_at_trained(model, layers, dtype)
-    return Adopted(decoder.embed_tokens, decoder.rotary_emb, layers, Head(_norm(decoder.norm, config), head.weight), dtype)
+    return Adopted(embedding, decoder.rotary_emb, layers, Head(names.read_norm(getattr(decoder, names.norm), config), head.weight), dtype)
 
 
 def _look_at_machine(causal: Any, dtype: torch.dtype) -> None:
@@ -83,9 +102,34 @@ def _look_at_machine(causal: Any, dtype: torch.dtype) -> None:
             raise Unfit("Triton is not installed")
 
 
-def _look_at_config(config: Any) -> None:
+def _look_at_llama(config: Any) -> None:
     if config.hidden_act not in ("silu", "swish"):
         raise Unfit(f"the base's activation is {config.hidden_act}, not silu")
+    if getattr(config, "pretraining_tp", 1) not in (1, None):
+        raise Unfit("pretraining_tp is not 1")
+
+
+def _look_at_falcon(config: Any) -> None:
+    """Falcon is a name for several blocks: Falcon-7B's is known."""
+    if config.new_decoder_architecture:
+        raise Unfit("the base has Falcon's new architecture, with groups of keys and two norms")
+    if config.alibi:
+        raise Unfit("the base has alibi in place of rotary positions")
+    if not config.multi_query:
+        raise Unfit("each of the base's heads has its own keys and values")
+    if not config.parallel_attn:
+        raise Unfit("the base's MLP stands behind its attention, not beside it")
+    if config.num_ln_in_parallel_attn not in (None, 1):
+        raise Unfit(f"the base has {config.num_ln_in_parallel_attn} norms in front of each layer")
+    if config.bias:
+        raise Unfit("the base's linear layers have biases")
+    if config.activation != "gelu":
+        raise Unfit(f"the base's activation is {config.activation}, not gelu")
+    if config.hidden_dropout:
+        raise Unfit("the base drops a part of each layer's result out")
+
+
+def _look_at_config(config: Any) -> None:
     if getattr(config, "attention_dropout", 0.0):
         raise Unfit("the base drops attention out")
     if config._attn_implementation not in ATTENTIONS:
@@ -97,8 +141,6 @@ def _look_at_config(config: Any) -> None:
         raise Unfit("only a part of each head is rotated")
     if rope.get("rope_type", "default") not in ROPES:
         raise Unfit(f"its positions are of kind {rope['rope_type']}, not {', '.join(ROPES)}")
-    if getattr(config, "pretraining_tp", 1) not in (1, None):
-        raise Unfit("pretraining_tp is not 1")
 
 
 def _look_at_hooks(model: nn.Module, embedding: nn.Module) -> None:
@@ -111,7 +153,7 @@ def _look_at_hooks(model: nn.Module, embedding: nn.Module) -> None:
             raise Unfit(f"{name or 'the model'} has hooks")
 
 
-def _look_at_trained(model: nn.Module, layers: tuple[Layer, ...], dtype: torch.dtype) -> None:
+def _look_at_trained(model: nn.Module, layers: tuple[Block, ...], dtype: torch.dtype) -> None:
     """What is trained is what gets a gradient: the adapters, whole, in float32, each in one place."""
     matrices = [matrix for layer in layers for group in layer.groups for matrix in group.matrices()]
     known = {id(matrix) for matrix in matrices}
@@ -132,20 +174,16 @@ def _look_at_trained(model: nn.Module, layers: tuple[Layer, ...], dtype: torch.d
             raise Unfit(f"{name} has hooks")
 
 
-def _layer(module: Any, config: Any) -> Layer:
+def _llama_layer(module: Any, config: Any) -> Layer:
     _expect(module, config, "DecoderLayer")
     attention, mlp = module.self_attn, module.mlp
     _expect(attention, config, "Attention")
     _expect(mlp, config, "MLP")
-    if not attention.is_causal:
-        raise Unfit("its attention looks ahead")
-    head_dim = attention.head_dim
-    if head_dim % 8 or head_dim > WIDEST_HEAD:
-        raise Unfit(f"its heads are {head_dim} wide")
+    head_dim = _head_dim(attention)
     qkv = Group([_frozen(attention, name) for name in ("q_proj", "k_proj", "v_proj")])
-    q_norm, k_norm = (_norm(attention.q_norm, config), _norm(attention.k_norm, config)) if config.model_type == "qwen3" else (None, None)
+    q_norm, k_norm = (_rms_norm(attention.q_norm, config), _rms_norm(attention.k_norm, config)) if config.model_type == "qwen3" else (None, None)
     return Layer(
-        input_norm=_norm(module.input_layernorm, config), middle_norm=_norm(module.post_attention_layernorm, config),
+        input_norm=_rms_norm(module.input_layernorm, config), middle_norm=_rms_norm(module.post_attention_layernorm, config),
         qkv=qkv, o=Group([_frozen(attention, "o_proj")]), gate_up=Group([_frozen(mlp, "gate_proj"), _frozen(mlp, "up_proj")]),
         down=Group([_frozen(mlp, "down_proj")]), heads=qkv.layers[0].outputs // head_dim, kv_heads=qkv.layers[1].outputs // head_dim,
         head_dim=head_dim, scale=attention.scaling, window=_window(attention, config), q_norm=q_norm, k_norm=k_norm,
@@ -159,11 +197,45 @@ def _window(attention: Any, config: Any) -> int | None:
     return attention.sliding_window if config.model_type in ("qwen2", "qwen3") else config.sliding_window
 
 
-def _norm(module: Any, config: Any) -> Norm:
+def _falcon_layer(module: Any, config: Any) -> FalconLayer:
+    _expect(module, config, "DecoderLayer")
+    attention, mlp = module.self_attention, module.mlp
+    _expect(attention, config, "Attention")
+    _expect(mlp, config, "MLP")
+    if _kind(mlp.act) != ("transformers.activations", "GELUActivation"):
+        raise Unfit(f"in place of GELUActivation there is a {'.'.join(_kind(mlp.act))}")
+    head_dim = _head_dim(attention)
+    wide = Group([_frozen(attention, "query_key_value"), _frozen(mlp, "dense_h_to_4h")])
+    if (attention.num_heads + 2) * head_dim != wide.layers[0].outputs:
+        raise Unfit(f"query_key_value has {wide.layers[0].outputs} outputs for {attention.num_heads} heads of {head_dim} and one of keys and values")
+    return FalconLayer(
+        _layer_norm(module.input_layernorm, config), wide, Group([_frozen(attention, "dense")]), Group([_frozen(mlp, "dense_4h_to_h")]),
+        heads=attention.num_heads, head_dim=head_dim, scale=head_dim**-0.5,
+    )  # fmt: skip
+
+
+def _head_dim(attention: Any) -> int:
+    if not attention.is_causal:
+        raise Unfit("its attention looks ahead")
+    width: int = attention.head_dim
+    if width % 8 or width > WIDEST_HEAD:
+        raise Unfit(f"its heads are {width} wide")
+    return width
+
+
+def _rms_norm(module: Any, config: Any) -> RmsNorm:
     _expect(module, config, "RMSNorm")
     if module.weight.requires_grad:
         raise Unfit("a norm is trained")
-    return Norm(module.weight, module.variance_epsilon)
+    return RmsNorm(module.weight, module.variance_epsilon)
+
+
+def _layer_norm(module: Any, config: Any) -> LayerNorm:
+    if type(module) is not nn.LayerNorm or module.weight is None or module.bias is None or module.normalized_shape != (config.hidden_size,):
+        raise Unfit(f"in place of a LayerNorm with weight and bias there is a {'.'.join(_kind(module))}")
+    if module.weight.requires_grad or module.bias.requires_grad:
+        raise Unfit("a norm is trained")
+    return LayerNorm(module.weight, module.bias, module.eps)
 
 
 def _expect(module: Any, config: Any, part: str) -> None:
@@ -234,3 +306,7 @@ def _kind(module: Any) -> tuple[str, str]:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+LLAMA = Names("model", "embed_tokens", "layers", "norm", _look_at_llama, _llama_layer, _rms_norm)
+FALCON = Names("transformer", "word_embeddings", "h", "ln_f", _look_at_falcon, _falcon_layer, _layer_norm)

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.fast.adopt import Adopted, adopt
 from halfbyte.fast.attention import Documents
+from halfbyte.fast.block import Rows, Saved
 from halfbyte.fast.buffers import Buffers
 from halfbyte.fast.gradients import Gradients
 from halfbyte.fast.head import loss_and_gradient
-from halfbyte.fast.layer import Rows, Saved, backward, forward
 from halfbyte.fast.parking import Shelf
 from halfbyte.fast.recorded import Recorder
 
-LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up")
+LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up", "wide")
 """Of Saved, what may wait in the computer's memory."""
 FEW = 256
 """Numbers of supervised tokens are rounded up to a multiple of this where steps are recorded."""
@@ -33,7 +33,7 @@ FEW = 256
 class FastDecoder:
     """Of one model with its adapter. Raises Unfit (adopt.py).
 
-    keep: for each layer one of layer.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory;
+    keep: for each layer one of block.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory;
     resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights; record: micro-batches of a
     shape that comes again are recorded as a CUDA graph.
     """
@@ -80,10 +80,10 @@ class FastDecoder:
         rows = Rows(*self._rotary(positions), documents)
         kept: list[Saved | None] = []
         for number, (layer, keep) in enumerate(zip(layers, self.keep, strict=True)):
-            x, saved = forward(layer, x, rows, keep, self.buffers, self.ops)
+            x, saved = layer.forward(x, rows, keep, self.buffers, self.ops)
             kept.append(self._park(number, saved) if number in self.parked else saved)
             del saved
-        loss, d_x = loss_and_gradient(self.parts.head, x, places, targets, scale, layers[-1].down.spare, self.ops)
+        loss, d_x = loss_and_gradient(self.parts.head, x, places, targets, scale, layers[-1].spare, self.ops)
         del x
         gradient: Tensor | None = d_x
         del d_x
@@ -95,7 +95,7 @@ class FastDecoder:
                 self._unpark(number, found)
             if number - 1 in self.parked:
                 self.shelf.fetch(number - 1)
-            gradient = backward(layers[number], gradient, found, rows, layers[number - 1] if number else None, self.buffers, self.ops)
+            gradient = layers[number].backward(gradient, found, rows, layers[number - 1].spare if number else None, self.buffers, self.ops)
             del found
         return loss * scale
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from halfbyte.fast.layer import Norm
+from halfbyte.fast.norms import Norm
 
 PIECE = 2048
 """Rows of logits at a time: 131 MB with 32,000 words in 16 bits, and enough for a product at full speed."""
@@ -31,12 +31,12 @@ def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, sc
     for here, target in zip(places.split(PIECE), targets.split(PIECE), strict=True):
         rows = x[here]
         normed = torch.empty_like(rows)
-        ops.rms_norm(rows, head.norm.weight, head.norm.eps, normed)
+        head.norm.forward(rows, normed, ops)
         logits = normed @ head.weight.T
         losses = torch.empty(len(here), dtype=total.dtype, device=x.device)
         ops.cross_entropy(logits, target, scale, losses)
         total += losses.sum()
         d_normed = torch.mm(logits, head.weight, out=normed)
-        ops.rms_norm_backward(d_normed, rows, head.norm.weight, head.norm.eps, torch.zeros_like(rows), d_normed)
+        head.norm.backward(d_normed, rows, torch.zeros_like(rows), d_normed, ops)
         d_x[:, :width].index_add_(0, here, d_normed)  # places that stand for nothing come more than once, with zeros
     return total, d_x

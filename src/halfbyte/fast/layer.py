@@ -13,34 +13,28 @@ The backward pass writes gradients over what it has used up: gate and up become 
 that input again. tests/unit/fast holds each set against autograd in float64.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from halfbyte.fast.attention import Documents, Kept, attend, attend_backward
+from halfbyte.fast.attention import attend, attend_backward
+from halfbyte.fast.block import Rows, Saved
 from halfbyte.fast.linear import Group, roomy
+from halfbyte.fast.norms import RmsNorm
 
 if TYPE_CHECKING:
     from halfbyte.fast.buffers import Buffers
-
-KEEP = ("all", "thin", "attention", "input")
-
-
-@dataclass(frozen=True)
-class Norm:
-    weight: Tensor
-    eps: float
 
 
 @dataclass(frozen=True)
 class Layer:
     """What a layer computes with: groups of linear layers and norms of the loaded model, and its numbers."""
 
-    input_norm: Norm
-    middle_norm: Norm
+    input_norm: RmsNorm
+    middle_norm: RmsNorm
     qkv: Group
     o: Group
     gate_up: Group
@@ -50,57 +44,70 @@ class Layer:
     head_dim: int
     scale: float
     window: int | None
-    q_norm: Norm | None = None
-    k_norm: Norm | None = None
+    q_norm: RmsNorm | None = None
+    k_norm: RmsNorm | None = None
 
     @property
     def groups(self) -> tuple[Group, Group, Group, Group]:
         return self.qkv, self.o, self.gate_up, self.down
 
+    @property
+    def spare(self) -> int:
+        return self.down.spare
 
-@dataclass
-class Saved:
-    """Of one layer and micro-batch; None for what is computed again."""
+    def forward(self, x: Tensor, rows: Rows, keep: str, buffers: "Buffers", ops: ModuleType) -> tuple[Tensor, Saved]:
+        saved, normed = _attention_half(self, Saved(x), rows, buffers, ops)
+        assert saved.middle is not None
+        gate_up = _gate_up(self, saved, normed, buffers)
+        hidden = self.down.inputs
+        inner = roomy(len(x), hidden, self.down.spare, x)
+        ops.swiglu(gate_up[:, : self.gate_up.outputs], inner[:, :hidden])
+        out = torch.empty_like(saved.middle)
+        saved.low["down"] = self.down.forward(inner, buffers.of(self.down), out)
+        out += saved.middle
+        if keep == "all":
+            saved.gate_up = gate_up
+            return out, saved
+        if keep == "thin":
+            del saved.low["gate_up"]
+            return out, saved
+        return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
 
-    x: Tensor
-    attention: Tensor | None = None
-    kept: Kept | None = None
-    qkv: Tensor | None = None
-    turned: Tensor | None = None
-    """q and k after their norms and positions, where they have norms; else they stand in qkv."""
-    middle: Tensor | None = None
-    gate_up: Tensor | None = None
-    low: dict[str, Tensor] = field(default_factory=dict)
-    """x A' of the groups by name, (T, R)."""
+    def backward(self, d_out: Tensor, saved: Saved, rows: Rows, spare: int | None, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
+        x = saved.x
+        tokens, width = x.shape
+        normed = None
+        if saved.middle is None:
+            saved, normed = _attention_half(self, saved, rows, buffers, ops)
+        d_middle = _mlp_backward(self, d_out, saved, normed, buffers, ops)
+        assert saved.qkv is not None
+        assert saved.attention is not None
+        assert saved.kept is not None
+        del normed
 
+        d_attention = torch.empty_like(saved.attention)
+        low = self.o.backward(d_middle, buffers.of(self.o), d_attention)
+        self.o.gradients(saved.attention, saved.low["o"], d_middle[:, :width], low)
 
-@dataclass(frozen=True)
-class Rows:
-    """What all layers share of a micro-batch of T tokens: cos and sin (T, head_dim / 2) of the positions, float32, and the documents."""
+        q, k, v = _heads(self, saved.qkv, saved.turned)
+        shaped = saved.attention.unflatten(1, (self.heads, -1))
+        grads = attend_backward(d_attention.unflatten(1, (self.heads, -1)), q, k, v, shaped, saved.kept, rows.documents, self.window, self.scale)
+        d_qkv = roomy(tokens, self.qkv.outputs, self.qkv.spare, x)
+        _turn_backward(self, *grads, saved.qkv, rows, d_qkv, ops)
+        del q, k, v, shaped, grads, d_attention
+        saved.qkv = saved.turned = saved.attention = saved.kept = None
 
-    cos: Tensor
-    sin: Tensor
-    documents: Documents
-
-
-def forward(layer: Layer, x: Tensor, rows: Rows, keep: str, buffers: "Buffers", ops: ModuleType) -> tuple[Tensor, Saved]:
-    """x (T, D) -> (T, D)."""
-    saved, normed = _attention_half(layer, Saved(x), rows, buffers, ops)
-    assert saved.middle is not None
-    gate_up = _gate_up(layer, saved, normed, buffers)
-    hidden = layer.down.inputs
-    inner = roomy(len(x), hidden, layer.down.spare, x)
-    ops.swiglu(gate_up[:, : layer.gate_up.outputs], inner[:, :hidden])
-    out = torch.empty_like(saved.middle)
-    saved.low["down"] = layer.down.forward(inner, buffers.of(layer.down), out)
-    out += saved.middle
-    if keep == "all":
-        saved.gate_up = gate_up
-        return out, saved
-    if keep == "thin":
-        del saved.low["gate_up"]
-        return out, saved
-    return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
+        normed = torch.empty_like(x)
+        d_normed = None if spare is None else torch.empty_like(x)
+        low = self.qkv.backward(d_qkv, buffers.of(self.qkv), d_normed)
+        d_x = None
+        if spare is None or d_normed is None:
+            self.input_norm.forward(x, normed, ops)
+        else:
+            d_x = roomy(tokens, width, spare, x)
+            self.input_norm.backward(d_normed, x, d_middle[:, :width], d_x[:, :width], ops, normed)
+        self.qkv.gradients(normed, saved.low["qkv"], d_qkv[:, : self.qkv.outputs], low)
+        return d_x
 
 
 def _attention_half(layer: Layer, saved: Saved, rows: Rows, buffers: "Buffers", ops: ModuleType) -> tuple[Saved, Tensor]:
@@ -109,7 +116,7 @@ def _attention_half(layer: Layer, saved: Saved, rows: Rows, buffers: "Buffers", 
     tokens, width = x.shape
     low = {}
     normed = roomy(tokens, width, layer.qkv.spare, x)
-    ops.rms_norm(x, layer.input_norm.weight, layer.input_norm.eps, normed[:, :width])
+    layer.input_norm.forward(x, normed[:, :width], ops)
     qkv = roomy(tokens, layer.qkv.outputs, 0, x)
     low["qkv"] = layer.qkv.forward(normed, buffers.of(layer.qkv), qkv)
     del normed
@@ -154,47 +161,6 @@ def _gate_up(layer: Layer, saved: Saved, normed: Tensor, buffers: "Buffers") -> 
     return gate_up
 
 
-def backward(layer: Layer, d_out: Tensor, saved: Saved, rows: Rows, before: Layer | None, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
-    """d_out (T, D + down.spare) -> the gradient of x with room for the layer `before`, (T, D + its down.spare). Uses up `saved`.
-
-    None of the first layer, which has none before it and whose input nobody trains.
-    """
-    x = saved.x
-    tokens, width = x.shape
-    normed = None
-    if saved.middle is None:
-        saved, normed = _attention_half(layer, saved, rows, buffers, ops)
-    d_middle = _mlp_backward(layer, d_out, saved, normed, buffers, ops)
-    assert saved.qkv is not None
-    assert saved.attention is not None
-    assert saved.kept is not None
-    del normed
-
-    d_attention = torch.empty_like(saved.attention)
-    low = layer.o.backward(d_middle, buffers.of(layer.o), d_attention)
-    layer.o.gradients(saved.attention, saved.low["o"], d_middle[:, :width], low)
-
-    q, k, v = _heads(layer, saved.qkv, saved.turned)
-    shaped = saved.attention.unflatten(1, (layer.heads, -1))
-    grads = attend_backward(d_attention.unflatten(1, (layer.heads, -1)), q, k, v, shaped, saved.kept, rows.documents, layer.window, layer.scale)
-    d_qkv = roomy(tokens, layer.qkv.outputs, layer.qkv.spare, x)
-    _turn_backward(layer, *grads, saved.qkv, rows, d_qkv, ops)
-    del q, k, v, shaped, grads, d_attention
-    saved.qkv = saved.turned = saved.attention = saved.kept = None
-
-    normed = torch.empty_like(x)
-    d_normed = None if before is None else torch.empty_like(x)
-    low = layer.qkv.backward(d_qkv, buffers.of(layer.qkv), d_normed)
-    d_x = None
-    if before is None or d_normed is None:
-        ops.rms_norm(x, layer.input_norm.weight, layer.input_norm.eps, normed)
-    else:
-        d_x = roomy(tokens, width, before.down.spare, x)
-        ops.rms_norm_backward(d_normed, x, layer.input_norm.weight, layer.input_norm.eps, d_middle[:, :width], d_x[:, :width], normed)
-    layer.qkv.gradients(normed, saved.low["qkv"], d_qkv[:, : layer.qkv.outputs], low)
-    return d_x
-
-
 def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, normed: Tensor | None, buffers: "Buffers", ops: ModuleType) -> Tensor:
     """-> the gradient of `middle`, (T, D + o.spare). `normed`: the norm of `middle` (T, D + R), where it was just computed."""
     middle = saved.middle
@@ -204,29 +170,24 @@ def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, normed: Tensor | No
     if gate_up is None:
         if normed is None:
             normed = roomy(tokens, width, layer.gate_up.spare, middle)
-            ops.rms_norm(middle, layer.middle_norm.weight, layer.middle_norm.eps, normed[:, :width])
+            layer.middle_norm.forward(middle, normed[:, :width], ops)
         gate_up = _gate_up(layer, saved, normed, buffers)
     saved.gate_up = None
     inner = roomy(tokens, layer.down.inputs, 0, middle)  # its gradient first, then itself
     low = layer.down.backward(d_out, buffers.of(layer.down), inner)
     ops.swiglu_backward(gate_up[:, : layer.gate_up.outputs], inner)
-    low_x = saved.low["down"] if "down" in saved.low else _low(layer.down, inner, buffers)
+    low_x = saved.low["down"] if "down" in saved.low else layer.down.low(inner, buffers.of(layer.down))
     layer.down.gradients(inner, low_x, d_out[:, :width], low)
     del inner
     again = torch.empty_like(middle) if normed is None else None
     d_normed = torch.empty_like(middle)
     low = layer.gate_up.backward(gate_up, buffers.of(layer.gate_up), d_normed)
     d_middle = roomy(tokens, width, layer.o.spare, middle)
-    ops.rms_norm_backward(d_normed, middle, layer.middle_norm.weight, layer.middle_norm.eps, d_out[:, :width], d_middle[:, :width], again)
+    layer.middle_norm.backward(d_normed, middle, d_out[:, :width], d_middle[:, :width], ops, again)
     was = again if normed is None else normed[:, :width]
     assert was is not None
     layer.gate_up.gradients(was, saved.low["gate_up"], gate_up[:, : layer.gate_up.outputs], low)
     return d_middle
-
-
-def _low(group: Group, x: Tensor, buffers: "Buffers") -> Tensor:
-    """x A', (T, R), once more."""
-    return x @ buffers.of(group)[group.outputs :, : group.inputs].T
 
 
 def _turn_backward(layer: Layer, dq: Tensor, dk: Tensor, dv: Tensor, qkv: Tensor, rows: Rows, d_qkv: Tensor, ops: ModuleType) -> None:

@@ -107,16 +107,16 @@ class Group:
             elif beside is not None:
                 ops.write_adapter(beside)
 
-    def forward(self, x: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
-        """x (T, K + R), of which the last R are filled here, or (T, K) -> out (T, N); returns x A', (T, R), on its own."""
+    def forward(self, x: Tensor, buffer: Tensor, out: Tensor, onto: bool = False) -> Tensor:
+        """x (T, K + R), of which the last R are filled here, or (T, K) -> out (T, N), or added to it; returns x A', (T, R), on its own."""
         weights, below = buffer[: self.outputs], buffer[self.outputs :, : self.inputs]
         here = x[:, : self.inputs]
         low = here @ below.T
         if x.shape[1] == self.inputs + self.spare:
             x[:, self.inputs :].copy_(low)
-            torch.mm(x, weights.T, out=out)
+            _into(out, x, weights, onto)
         else:  # a tensor that somebody else made, without room: the adapter's part is added in a second product
-            torch.mm(here, weights[:, : self.inputs].T, out=out)
+            _into(out, here, weights[:, : self.inputs], onto)
             out.addmm_(low, weights[:, self.inputs :].T)
         if self.bias:
             for layer, start, _ in self._placed():
@@ -124,6 +124,19 @@ class Group:
                 if bias is not None:
                     out[:, start : start + layer.outputs] += bias
         return low
+
+    def forward_one(self, number: int, x: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
+        """Of one of the layers alone: x (T, K + R), of which the last R are filled here -> out (T, n); returns x A', (T, R), of all."""
+        assert not self.bias
+        low = x[:, : self.inputs] @ buffer[self.outputs :, : self.inputs].T
+        x[:, self.inputs :].copy_(low)
+        start = self.starts[number]
+        torch.mm(x, buffer[start : start + self.layers[number].outputs].T, out=out)
+        return low
+
+    def low(self, x: Tensor, buffer: Tensor) -> Tensor:
+        """x A', (T, R), once more."""
+        return x @ buffer[self.outputs :, : self.inputs].T
 
     def backward(self, d_out: Tensor, buffer: Tensor, d_x: Tensor | None) -> Tensor:
         """d_out (T, N + R), of which the last R are filled here -> d_x (T, K); returns dy sB, (T, R)."""
@@ -152,6 +165,13 @@ class Group:
 def roomy(rows: int, width: int, spare: int, like: Tensor) -> Tensor:
     """(T, width + spare), not filled."""
     return torch.empty(rows, width + spare, dtype=like.dtype, device=like.device)
+
+
+def _into(out: Tensor, x: Tensor, weights: Tensor, onto: bool) -> None:
+    if onto:
+        out.addmm_(x, weights.T)
+    else:
+        torch.mm(x, weights.T, out=out)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

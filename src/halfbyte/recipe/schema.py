@@ -347,8 +347,8 @@ class Train(Section):
     """Recompute the activations of every layer (true) or of none (false) in the backward pass; when not given, of as many layers as
     memory demands: each costs its share of a third more time."""
     fast_path: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_or_off)] = "auto"
-    """halfbyte's own training step, for Llama, Mistral, Qwen2 and Qwen3: `auto` takes it on a GPU where it is known to compute this run, and the
-    plan says why not; `on` refuses where it cannot, and takes it on a CPU too, in plain PyTorch; `off` never takes it."""
+    """halfbyte's own training step, for Llama, Mistral, Qwen2, Qwen3 and Falcon-7B: `auto` takes it on a GPU where it is known to compute this run,
+    and the plan says why not; `on` refuses where it cannot, and takes it on a CPU too, in plain PyTorch; `off` never takes it."""
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the computation. Adapters and their optimizer state are float32 in every case."""
     eval_steps: Annotated[Whole, Field(ge=1)] | None = None

@@ -17,7 +17,7 @@ from halfbyte.budget.fast import FastWork, Step, fast_peak, groups_of
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work
 from halfbyte.data.batches import IGNORE, Batch
-from halfbyte.fast import decoder, head, layer, linear, parking
+from halfbyte.fast import attention, block, decoder, head, layer, linear, parking
 from halfbyte.recipe.plan import Placement
 from recordings import make_work
 
@@ -90,7 +90,7 @@ def without_kernels() -> SimpleNamespace:
 
 
 def attend(q, k, v, documents, window, scale):
-    return torch.empty_like(q, memory_format=torch.contiguous_format), layer.Kept("cudnn", (q.new_empty(q.shape[:2], dtype=torch.float32),))
+    return torch.empty_like(q, memory_format=torch.contiguous_format), attention.Kept("cudnn", (q.new_empty(q.shape[:2], dtype=torch.float32),))
 
 
 def attend_backward(d_out, q, k, v, out, kept, documents, window, scale):
@@ -253,4 +253,4 @@ def test_where_documents_differ_flash_attention_takes_more():
 
 def test_the_constants_are_those_of_the_path():
     assert (budget.SPARE, budget.ROWS, budget.FEW, budget.IN_FLIGHT, budget.LARGE) == (linear.SPARE, head.PIECE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
-    assert set(budget.KEEP.values()) == set(layer.KEEP)
+    assert set(budget.KEEP.values()) == set(block.KEEP)

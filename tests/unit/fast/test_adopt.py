@@ -6,7 +6,7 @@ from torch import nn
 
 from halfbyte.fast.adopt import Unfit, adopt
 from tolerances import FAST_EXACT
-from toy_fast import LINEARS, adapted, batch_of, by_autograd, by_hand, farthest, four_bit, trained
+from toy_fast import FALCON_LINEARS, LINEARS, adapted, batch_of, by_autograd, by_hand, farthest, four_bit, trained
 from toys import make_base, make_model
 
 F64 = torch.float64
@@ -77,6 +77,7 @@ def no_op(*_):
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 NORM = "base_model.model.model.norm.weight"
+FALCON_NORM = "base_model.model.transformer.ln_f.bias"
 REFUSED = {
     "dropout": (lambda: adapted("llama", lora={"lora_dropout": 0.1}), "the adapter has dropout"),
     "DoRA": (lambda: adapted("llama", lora={"use_dora": True}), "the adapter is of another kind (DoraLinearVariant)"),
@@ -97,7 +98,26 @@ REFUSED = {
     "no adapter": (lambda: make_model("llama").double().requires_grad_(False), "no adapter is there"),
     "AdaLoRA": (lambda: other_tuner("AdaLoraConfig", r=4, total_step=9), "is a peft.tuners.adalora.layer.SVDLinear"),
     "IA3": (lambda: other_tuner("IA3Config", feedforward_modules=[]), "is a peft.tuners.ia3.layer.Linear"),
-    "falcon": (lambda: adapted("falcon", ["query_key_value"], num_kv_heads=1), "this base is of type falcon"),
+    "another family": (lambda: adapted("gemma3n", ["q_proj"]), "this base is of type gemma3n"),
+    "falcon's biases": (lambda: adapted("falcon", lora={"lora_bias": True}), "the adapter has a bias"),
+    "falcon's own linear layers": (lambda: changed(replaced("transformer.h.0.mlp.dense_h_to_4h.base_layer", falcon_s), kind="falcon"), "is a FalconLinear"),
+    "falcon's activation in Python": (
+        lambda: changed(replaced("transformer.h.1.mlp.act", lambda act: nn.GELU()), kind="falcon"), "in place of GELUActivation there is a torch",
+    ),
+    "falcon's norm without a bias": (
+        lambda: changed(replaced("transformer.h.1.input_layernorm", lambda norm: nn.LayerNorm(64, bias=False).double()), kind="falcon"),
+        "in place of a LayerNorm with weight and bias",
+    ),
+    "falcon's last norm, trained": (lambda: changed(requires(FALCON_NORM), kind="falcon"), f"{FALCON_NORM} is trained, which they do not know"),
+    "falcon's norm, trained": (lambda: changed(requires(FALCON_NORM.replace("ln_f", "h.0.input_layernorm")), kind="falcon"), "a norm is trained"),
+    "falcon's attention of another class": (
+        lambda: changed(replaced("transformer.h.1.self_attention", nn.Sequential), kind="falcon"), "in place of FalconAttention there is a torch",
+    ),
+    "falcon's layer of another class": (lambda: changed(replaced("transformer.h.1", nn.Sequential), kind="falcon"), "in place of FalconDecoderLayer there is"),
+    "falcon's heads, counted in another way": (
+        lambda: changed(lambda model, causal: setattr(causal.transformer.h[0].self_attention, "num_heads", 5), kind="falcon"), "outputs for 5 heads of 16",
+    ),
+    "falcon's embedding, adapted": (lambda: adapted("falcon", ("dense", "word_embeddings")), "the embedding is trained or of another kind"),
     "a classifier": (lambda: classifier(), "in place of LlamaForCausalLM there is a"),
     "another activation": (lambda: adapted("llama", hidden_act="gelu"), "the base's activation is gelu, not silu"),
     "dropout of the base": (lambda: adapted("llama", attention_dropout=0.1), "the base drops attention out"),
@@ -138,6 +158,12 @@ class OwnLinear(nn.Linear):
     def __init__(self, linear):
         super().__init__(linear.in_features, linear.out_features, bias=False)
         self.requires_grad_(False)
+
+
+def falcon_s(linear):
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+
+    return FalconLinear(linear.in_features, linear.out_features, bias=False).double().requires_grad_(False)
 
 
 def ahead(model, causal):
@@ -237,13 +263,14 @@ def test_adapters_that_lie_across_in_memory_are_read_right():
     agree(model)
 
 
-def test_a_load_as_training_does_it_is_taken(tmp_path):
+@pytest.mark.parametrize(("kind", "linears"), [("mistral", LINEARS), ("falcon", FALCON_LINEARS)])
+def test_a_load_as_training_does_it_is_taken(tmp_path, kind, linears):
     from halfbyte.model.adapter import add_adapter
     from halfbyte.model.base import find_base
     from halfbyte.model.load import load_base
     from halfbyte.recipe.schema import NF4, Adapter
 
-    base = make_base(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    base = make_base(tmp_path / "base", kind, hidden_size=64)
     loaded = load_base(find_base(str(base)), NF4(), "bfloat16", torch.device("cpu"))
-    model, _ = add_adapter(loaded.model, Adapter(r=4, alpha=8, target_modules=list(LINEARS)), seed=0)
+    model, _ = add_adapter(loaded.model, Adapter(r=4, alpha=8, target_modules=list(linears)), seed=0)
     assert len(adopt(model, torch.bfloat16).layers) == 2

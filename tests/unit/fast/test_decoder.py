@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from halfbyte.data.batches import IGNORE
+from halfbyte.fast.block import KEEP
 from halfbyte.fast.decoder import FastDecoder
-from halfbyte.fast.layer import KEEP
 from tolerances import FAST_EXACT, FAST_FLOAT32
-from toy_fast import LINEARS, adapted, batch_of, by_autograd, by_hand, farthest, four_bit, redraw, trained
+from toy_fast import FALCON_LINEARS, LINEARS, adapted, batch_of, by_autograd, by_hand, farthest, four_bit, redraw, trained
 
 PADDED = batch_of([[23], [9], [17]])
 PACKED = batch_of([[5, 18], [9], [1, 1, 14, 1]], packed=True)
@@ -50,6 +50,13 @@ BLOCKS = {
     "qwen3": ("qwen3", {}),
     "qwen3, layers of two kinds": ("qwen3", {"sliding_window": 6, "use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]}),
     "qwen3, narrow heads": ("qwen3", {"head_dim": 8, "num_attention_heads": 8, "attention_bias": True}),
+    "falcon": ("falcon", {}),
+    "falcon, a head of its own": ("falcon", {"tie_word_embeddings": False}),
+    "falcon, an odd number of wide heads": ("falcon", {"hidden_size": 192, "num_attention_heads": 3, "ffn_hidden_size": 320}),
+    "falcon, one head": ("falcon", {"num_attention_heads": 1, "ffn_hidden_size": None}),
+    "falcon, eager attention": ("falcon", {"attn_implementation": "eager"}),
+    "falcon, one layer": ("falcon", {"num_hidden_layers": 1, "layer_norm_epsilon": 0.1}),
+    **{f"falcon, {kind} positions": ("falcon", {"rope_parameters": rope}) for kind, rope in ROPE.items()},
 }
 
 
@@ -85,6 +92,29 @@ def test_every_adapter_as_autograd_has_it(adapter, keep):
     check(adapted("qwen3", targets, lora), keep=[keep] * 2)
 
 
+FALCON_ADAPTERS = {
+    "on queries, keys and values": (("query_key_value",), {}),
+    "on attention's output": (("dense",), {}),
+    "on the MLP's first product": (("dense_h_to_4h",), {}),
+    "on the last product alone": (("dense_4h_to_h",), {}),
+    "on one layer": (FALCON_LINEARS, {"layers_to_transform": [1]}),
+    "on other modules in each layer": (r".*(0\.self_attention\.query_key_value|1\.self_attention\.dense|1\.mlp\.dense_4h_to_h)", {}),
+    "of different ranks": (
+        FALCON_LINEARS,
+        {"rank_pattern": {"query_key_value": 3, "0.mlp.dense_h_to_4h": 9, "dense_4h_to_h": 1}, "alpha_pattern": {"dense": 11}},
+    ),
+    "of more than 64 ranks": (FALCON_LINEARS, {"rank_pattern": {"dense_h_to_4h": 62, "self_attention.dense": 65}}),
+    "stabilised": (FALCON_LINEARS, {"use_rslora": True}),
+}
+
+
+@pytest.mark.parametrize("adapter", FALCON_ADAPTERS)
+@pytest.mark.parametrize("keep", KEEP)
+def test_every_adapter_of_falcon_as_autograd_has_it(adapter, keep):
+    targets, lora = FALCON_ADAPTERS[adapter]
+    check(adapted("falcon", targets, lora), keep=[keep] * 2)
+
+
 HOW = {
     **{keep: {"keep": [keep] * 3} for keep in KEEP},
     "mixed": {"keep": ["thin", "attention", "input"]},
@@ -97,12 +127,18 @@ HOW = {
 }
 
 
+SOME = {
+    "llama": (r".*(q_proj|k_proj|v_proj|o_proj|down_proj|[02]\.mlp\.(gate|up)_proj)", {"1.self_attn.v_proj": 3}),
+    "falcon": (r".*(dense|dense_4h_to_h|[02]\.(self_attention\.query_key_value|mlp\.dense_h_to_4h))", {"2.self_attention.query_key_value": 3}),
+}
+
+
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("kind", ["mistral", "qwen3"])
+@pytest.mark.parametrize("kind", ["mistral", "qwen3", "falcon"])
 def test_whatever_is_kept_the_gradient_is_the_same(kind, how):
     """The rank of one module differs, and one layer has no adapter on gate and up, so buffers change their layout."""
-    targets = r".*(q_proj|k_proj|v_proj|o_proj|down_proj|[02]\.mlp\.(gate|up)_proj)"
-    check(adapted(kind, targets, {"rank_pattern": {"1.self_attn.v_proj": 3}}, num_hidden_layers=3), **HOW[how])
+    targets, ranks = SOME["falcon" if kind == "falcon" else "llama"]
+    check(adapted(kind, targets, {"rank_pattern": ranks}, num_hidden_layers=3), **HOW[how])
 
 
 ROWS = {
@@ -120,8 +156,9 @@ ROWS = {
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_every_kind_of_row_as_autograd_has_it(rows):
-    check(adapted("mistral", sliding_window=4), ROWS[rows], keep=["thin", "attention"])
+@pytest.mark.parametrize(("kind", "changes"), [("mistral", {"sliding_window": 4}), ("falcon", {})])
+def test_every_kind_of_row_as_autograd_has_it(kind, changes, rows):
+    check(adapted(kind, **changes), ROWS[rows], keep=["thin", "attention"])
 
 
 def test_without_any_label_loss_and_gradient_are_zero():
@@ -154,8 +191,9 @@ def test_gradients_that_stand_already_are_added_to():
 
 
 @pytest.mark.parametrize("how", [{}, {"resident": (0, 1)}, {"tight": True, "keep": ["input", "thin"], "parked": (0, 1)}])
-def test_adapters_that_change_between_steps_are_seen(how):
-    model = adapted("mistral")
+@pytest.mark.parametrize("kind", ["mistral", "falcon"])
+def test_adapters_that_change_between_steps_are_seen(kind, how):
+    model = adapted(kind)
     decoder = FastDecoder(model, torch.float64, **how)
     for seed, batch in enumerate([PADDED, PACKED, PADDED]):
         redraw(model, seed)
@@ -165,8 +203,9 @@ def test_adapters_that_change_between_steps_are_seen(how):
         model.zero_grad(set_to_none=seed == 0)
 
 
-def test_the_model_is_left_as_it_was():
-    model = adapted("qwen2")
+@pytest.mark.parametrize("kind", ["qwen2", "falcon"])
+def test_the_model_is_left_as_it_was(kind):
+    model = adapted(kind)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     by_hand(model, [PADDED, PACKED], SCALE, keep=["input", "all"])
     after = model.state_dict()
@@ -176,15 +215,17 @@ def test_the_model_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("changes", [{}, {"double_quant": False}, {"storage": torch.bfloat16}], ids=["nested", "not nested", "bytes stored as bfloat16"])
-def test_weights_in_4_bits_in_float32(changes):
+@pytest.mark.parametrize("kind", ["mistral", "falcon"])
+def test_weights_in_4_bits_in_float32(kind, changes):
     """bitsandbytes' own product with its own dequantised weights is the plain path."""
-    model = four_bit("mistral", **changes)
+    model = four_bit(kind, **changes)
     check(model, tolerance=FAST_FLOAT32, keep=["all", "input"], resident=(0,))
 
 
-def test_weights_in_16_bits_are_computed_with_as_they_are():
+@pytest.mark.parametrize("kind", ["mistral", "falcon"])
+def test_weights_in_16_bits_are_computed_with_as_they_are(kind):
     """Adapters in float32 over a bfloat16 base: at most twice as far from float32 as the plain path is."""
-    model = adapted("mistral", dtype=torch.float32)
+    model = adapted(kind, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.requires_grad:
