@@ -81,14 +81,17 @@ class Group:
         return (self.outputs + self.spare) * (self.inputs + self.spare)
 
 
-def groups_of(work: Work) -> tuple[Group, Group, Group, Group]:
-    """q k v, o, gate up, down."""
+def groups_of(work: Work) -> tuple[Group, ...]:
+    """q k v, o, gate up, down; of Falcon q k v with what the MLP opens, o, down."""
+
+    def group(*linears: Linear) -> Group:
+        return Group(linears, tuple(work.rank_of(linear) for linear in linears))
+
     linears = work.shape.linears
-
-    def group(first: int, end: int) -> Group:
-        return Group(linears[first:end], tuple(work.rank_of(linear) for linear in linears[first:end]))
-
-    return group(0, 3), group(3, 4), group(4, 6), group(6, 7)
+    if work.shape.family == "falcon":
+        qkv, o, opened, down = linears
+        return group(qkv, opened), group(o), group(down)
+    return group(*linears[:3]), group(linears[3]), group(*linears[4:6]), group(linears[6])
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def fast_peak(given: FastWork) -> FastPeak:
     held = place_base(replace(given.work, layers=tuple(replace(layer, weights="4bit") for layer in given.work.layers)), memory)
     base = memory.allocated
     held += place_adapter(given.work, memory)
-    step = Step(given, memory)
+    step = step_of(given, memory)
     step.run()
     held += place_optimizer(given.work, memory)
     trained = len(adapter_matrices(given.work))
@@ -181,7 +184,8 @@ class Step:
     def __init__(self, given: FastWork, memory: Memory) -> None:
         self.given, self.memory = given, memory
         self.shape, self.tokens = given.work.shape, given.tokens
-        self.groups = self.qkv, self.o, self.gate_up, self.down = groups_of(given.work)
+        self.groups = groups_of(given.work)
+        self.name_groups()
         self.keep = tuple(KEEP[layer.activations] for layer in given.work.layers)
         self.parked = given.parked
         self.attended = self.shape.heads * self.shape.head_width
@@ -197,6 +201,14 @@ class Step:
         self.coming: dict[int, list[Piece]] = {}
         self.sizes: dict[int, list[int]] = {}
         self.places: dict[tuple[int, int], int] = {}
+
+    def name_groups(self) -> None:
+        self.qkv, self.o, self.gate_up, self.down = self.groups
+
+    @property
+    def spare(self) -> int:
+        """Columns that a layer wants in the gradient that it is given."""
+        return self.down.spare
 
     @property
     def host_bytes(self) -> int:
@@ -296,7 +308,7 @@ class Step:
 
     def loss_and_gradient(self) -> Piece:
         width, vocabulary = self.shape.width, self.shape.vocabulary
-        d_x = self.rows(width + self.down.spare)
+        d_x = self.rows(width + self.spare)
         places = self.given.places
         for start in range(0, places, ROWS):
             count = min(ROWS, places - start)
@@ -411,3 +423,69 @@ class Step:
         each = [self.rows(self.attended) for _ in range(2)] if self.given.kernel == "flash" and shape.heads != shape.key_heads else []
         del sums, wide, each
         return found
+
+
+class FalconStep(Step):
+    """fast/falcon.py."""
+
+    def name_groups(self) -> None:
+        self.wide, self.o, self.down = self.groups
+        self.narrow = self.wide.layers[0].outputs
+
+    @property
+    def spare(self) -> int:
+        return max(self.o.spare, self.down.spare)
+
+    def forward(self, number: int, x: Piece, keep: str) -> tuple[Piece, Saved]:
+        saved = Saved(x)
+        self.widen(number, saved)
+        inner = self.rows(self.down.inputs + self.down.spare)
+        out = self.rows(self.shape.width)
+        self.buffer(number, self.o)
+        saved.low["o"] = self.rows(self.o.spare)
+        self.buffer(number, self.down)
+        saved.low["down"] = self.rows(self.down.spare)
+        if keep == "all":
+            return out, saved
+        if keep == "thin":
+            return out, Saved(x, saved.attention, saved.kept, qkv=self.rows(self.narrow), low={name: saved.low[name] for name in ("o", "down")})
+        del inner
+        return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
+
+    def widen(self, number: int, saved: Saved) -> None:
+        normed = self.rows(self.shape.width + self.wide.spare)
+        saved.wide = self.rows(self.wide.outputs + self.wide.spare)
+        self.buffer(number, self.wide)
+        saved.low["wide"] = self.rows(self.wide.spare)
+        del normed
+        if saved.attention is None:
+            saved.attention = self.rows(self.attended)
+            saved.kept = [self.rows(self.shape.heads, FLOAT), self.new(1, LONG), self.new(1, LONG)]
+
+    def backward(self, number: int, saved: Saved, d_out: Piece, first: bool) -> Piece | None:
+        width = self.shape.width
+        if saved.wide is None:
+            self.widen(number, saved)
+        inner = self.rows(self.down.inputs)
+        self.buffer(number, self.down)
+        low_x = saved.low["down"] if "down" in saved.low else self.rows(self.down.spare)
+        self.gradient(self.down)
+        del inner
+        d_attention = self.rows(self.attended)
+        self.buffer(number, self.o)
+        low_x = saved.low["o"] if "o" in saved.low else self.rows(self.o.spare)
+        self.gradient(self.o)
+        grads = self.attend_backward()
+        del grads, d_attention
+        saved.qkv = saved.attention = saved.kept = None
+        normed = self.rows(width)
+        d_normed = None if first else self.rows(width)
+        self.buffer(number, self.wide)
+        d_x = None if first else self.rows(width + self.spare)
+        self.gradient(self.wide)
+        del normed, d_normed, low_x, d_out
+        return d_x
+
+
+def step_of(given: FastWork, memory: Memory) -> Step:
+    return (FalconStep if given.work.shape.family == "falcon" else Step)(given, memory)

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from halfbyte.budget.allocator import Allocator
 from halfbyte.budget.choose import Bounds, Choice, Way
-from halfbyte.budget.fast import FastPeak, FastWork, Step, fast_peak, groups_of
+from halfbyte.budget.fast import FastPeak, FastWork, fast_peak, groups_of, step_of
 from halfbyte.budget.fast_time import fast_effort, fast_seconds
 from halfbyte.budget.shadow import HALF
 from halfbyte.budget.step import Work
@@ -167,7 +167,7 @@ def _peak(given: FastWork) -> FastPeak:
 def standing_bytes(given: FastWork) -> int:
     """Buffers and gradients, which stay while the model is evaluated."""
     memory = Allocator()
-    step = Step(given, memory)
+    step = step_of(given, memory)
     for group in step.groups:
         step.buffer(len(given.work.layers) - 1, group)
     taken = memory.allocated

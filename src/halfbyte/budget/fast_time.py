@@ -1,7 +1,7 @@
 """How long a step of the fast path takes: its products, attention and memory traffic, counted from the shape, at the rates of a GPU.
 
-What runs on the GPU is counted as fast/layer.py does it. The processor launches some forty kernels a layer, which is longer than they take where rows
-are short, and nothing where they are recorded. Copies of what is parked run beside; what of them does not fit beside it is waited for.
+What runs on the GPU is counted as fast/layer.py and falcon.py do it. The processor launches some forty kernels a layer, which is longer than they take
+where rows are short, and nothing where they are recorded. Copies of what is parked run beside; what of them does not fit beside it is waited for.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ LAUNCH_SECONDS = 62e-6
 """Of Python and PyTorch together."""
 FORWARD, BACKWARD, AGAIN = 26, 34, {"all": 0, "thin": 3, "attention": 8, "input": 9}
 """Launches of a layer."""
+FALCON_LAUNCHES, FALCON_AGAIN = 43, {"all": 0, "thin": 4, "attention": 5, "input": 7}
+"""The same, by the count of its operations."""
 OF_STEP = 120
 """Launches of embedding, head, clipping and the optimizer."""
 SCALED_BYTES = 2.6
@@ -40,34 +42,19 @@ class FastEffort:
 def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> FastEffort:
     """parked_bytes: of what is parked in a micro-batch."""
     shape, tokens = given.work.shape, given.tokens
-    width, feed = shape.width, shape.linears[6].inputs
-    qkv, o, gate_up, down = groups_of(given.work)
-    attended, turned = shape.heads * shape.head_width, 2 * (shape.heads + shape.key_heads) * shape.head_width
-
-    def product(*groups: Group) -> float:
-        return 2.0 * tokens * sum((group.outputs + group.spare) * (group.inputs + group.spare) for group in (qkv, o, gate_up, down) if group in groups)
-
+    each = (_of_falcon if shape.family == "falcon" else _of_llama)(given)
     seen = sum(length * min(length, shape.window or length) for length in given.lengths)
-    scores = 2.0 * seen * attended
-    first_half = 2 * width + width + turned + attended + 2 * width + 4 * width
-    gates = width
-    forward = first_half + gates + 3 * feed + feed + 3 * width
-    backward = (feed + 2 * width) + 6 * feed + (width + 4 * feed) + 5 * width + attended + 2 * width + turned + 2 * qkv.outputs + width + 5 * width
-    flops = moved = launches = attention = 0.0
-    scaled = 0.0
-    weights = [float(group.size) for group in (qkv, o, gate_up, down)]
+    scores = 2.0 * seen * shape.heads * shape.head_width
+    flops = moved = launches = attention = scaled = 0.0
     for number, layer in enumerate(given.work.layers):
         keep = KEEP[layer.activations]
-        flops += 2 * product(qkv, o, gate_up, down) - (product(qkv) if number == 0 else 0.0)
-        moved += forward + backward
-        again = {"all": 0.0, "thin": product(gate_up), "attention": product(qkv, o, gate_up), "input": product(qkv, o, gate_up)}[keep]
-        flops += again
-        moved += {"all": 0, "thin": gates + 2 * width, "attention": first_half + gates, "input": first_half + gates}[keep]
+        flops += 2 * each.products - (each.first_product if number == 0 else 0.0) + each.again[keep]
+        moved += each.moved + each.moved_again[keep]
         attention += scores * (4.5 if keep == "input" else 3.5)
-        launches += FORWARD + BACKWARD + AGAIN[keep]
+        launches += each.launches + each.launches_again[keep]
         if layer.weights != "16bit":
-            scaled += 2 * sum(weights) if not given.tight else 2 * sum(weights) + (weights[2] if keep != "all" else 0)
-    head = 4.0 * given.places * shape.vocabulary * width
+            scaled += 2 * each.weights + (each.opening_weights if given.tight and keep != "all" else 0.0)
+    head = 4.0 * given.places * shape.vocabulary * shape.width
     logits = given.places * shape.vocabulary * 4
     bytes_moved = HALF * (tokens * moved + logits) + scaled * SCALED_BYTES * (1 if given.work.four_bit else 1.6)
     trained = given.work.adapter_weights * FLOAT
@@ -76,6 +63,59 @@ def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> Fa
     return FastEffort(
         (flops + head) * times, attention * times if dense else 0.0, 0.0 if dense else attention * times, bytes_moved * times + 12 * trained,
         ((launches if not given.record else 10) * times + OF_STEP), 2.0 * parked_bytes * times,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerEffort:
+    """Of one layer and micro-batch. What is computed again is by what is kept."""
+
+    products: float
+    """FLOPs of a forward pass."""
+    first_product: float
+    """Of it, what the first layer leaves out on its way back, for nobody trains its input."""
+    moved: float
+    """Elements a token, both ways."""
+    launches: float
+    weights: float
+    opening_weights: float
+    """Of them, what must be written once more into one piece of memory for all where the MLP is opened again."""
+    again: dict[str, float]
+    moved_again: dict[str, float]
+    launches_again: dict[str, int]
+
+
+def _product(given: FastWork, *groups: Group) -> float:
+    return 2.0 * given.tokens * sum((group.outputs + group.spare) * (group.inputs + group.spare) for group in groups)
+
+
+def _of_llama(given: FastWork) -> LayerEffort:
+    shape, width = given.work.shape, given.work.shape.width
+    qkv, o, gate_up, down = groups = groups_of(given.work)
+    feed, attended, turned = down.inputs, shape.heads * shape.head_width, 2 * (shape.heads + shape.key_heads) * shape.head_width
+    first_half = 2 * width + width + turned + attended + 2 * width + 4 * width
+    forward = first_half + width + 3 * feed + feed + 3 * width
+    backward = (feed + 2 * width) + 6 * feed + (width + 4 * feed) + 5 * width + attended + 2 * width + turned + 2 * qkv.outputs + width + 5 * width
+    recomputed, whole = _product(given, qkv, o, gate_up), first_half + width
+    return LayerEffort(
+        _product(given, *groups), _product(given, qkv), forward + backward, FORWARD + BACKWARD, sum(group.size for group in groups), gate_up.size,
+        {"all": 0.0, "thin": _product(given, gate_up), "attention": recomputed, "input": recomputed},
+        {"all": 0, "thin": 3 * width, "attention": whole, "input": whole}, AGAIN,
+    )  # fmt: skip
+
+
+def _of_falcon(given: FastWork) -> LayerEffort:
+    """fast/falcon.py. Counted in the same way; no step of it was timed."""
+    shape, width = given.work.shape, given.work.shape.width
+    wide, _, down = groups = groups_of(given.work)
+    feed, attended, turned = down.inputs, shape.heads * shape.head_width, 2 * (shape.heads + 1) * shape.head_width
+    forward = 2 * width + width + turned + attended + 2 * width + 2 * feed + feed + width + 3 * width
+    backward = (feed + 2 * width) + 4 * feed + attended + 2 * width + turned + 2 * wide.outputs + width + 5 * width
+    opened = _product(given, wide) * feed / wide.outputs
+    return LayerEffort(
+        _product(given, *groups), _product(given, wide), forward + backward, FALCON_LAUNCHES, sum(group.size for group in groups), wide.size,
+        {"all": 0.0, "thin": opened, "attention": _product(given, wide), "input": _product(given, wide)},
+        {"all": 0, "thin": 3 * width, "attention": 3 * width + turned, "input": 3 * width + turned}, FALCON_AGAIN,
     )  # fmt: skip
 
 

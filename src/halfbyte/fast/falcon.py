@@ -66,7 +66,8 @@ class FalconLayer:
         return (self.heads + 2) * self.head_dim
 
     def forward(self, x: Tensor, rows: Rows, keep: str, buffers: "Buffers", ops: ModuleType) -> tuple[Tensor, Saved]:
-        saved = _widened(self, Saved(x), rows, buffers, ops)
+        saved = Saved(x)
+        _widen(self, saved, rows, buffers, ops)
         wide, attention = saved.wide, saved.attention
         assert wide is not None
         assert attention is not None
@@ -87,7 +88,7 @@ class FalconLayer:
         x = saved.x
         tokens, width = x.shape
         if saved.wide is None:
-            saved = _widened(self, saved, rows, buffers, ops)
+            _widen(self, saved, rows, buffers, ops)
         wide, attention, kept = saved.wide, saved.attention, saved.kept
         assert wide is not None
         assert attention is not None
@@ -112,7 +113,7 @@ class FalconLayer:
         for gradient, here in ((dq, slice(0, q_width)), (dk, slice(q_width, self.turned))):
             ops.rotate_backward(gradient.flatten(1), rows.cos, rows.sin, self.head_dim, wide[:, here])
         wide[:, self.turned : self.narrow].copy_(dv.flatten(1))
-        del q, k, v, shaped, dq, dk, dv, d_attention, attention, kept
+        del q, k, v, shaped, gradient, dq, dk, dv, d_attention, attention, kept
         saved.qkv = saved.attention = saved.kept = None
 
         normed = torch.empty_like(x)
@@ -128,25 +129,23 @@ class FalconLayer:
         return d_x
 
 
-def _widened(layer: FalconLayer, saved: Saved, rows: Rows, buffers: "Buffers", ops: ModuleType) -> Saved:
-    """With `wide`, (T, N + R), R spare columns for its gradient's adapter part, and attention's result. What is there is taken."""
+def _widen(layer: FalconLayer, saved: Saved, rows: Rows, buffers: "Buffers", ops: ModuleType) -> None:
+    """Fills in `wide`, (T, N + R), R spare columns for its gradient's adapter part, and attention's result. What is there is taken."""
     x = saved.x
     tokens, width = x.shape
     normed = roomy(tokens, width, layer.wide.spare, x)
     layer.norm.forward(x, normed[:, :width], ops)
     wide = roomy(tokens, layer.wide.outputs, layer.wide.spare, x)
-    low = dict(saved.low)
+    saved.wide = wide
     if saved.qkv is not None:
-        low["wide"] = layer.wide.forward_one(1, normed, buffers.of(layer.wide), wide[:, layer.narrow : layer.wide.outputs])
-        return Saved(x, saved.attention, saved.kept, saved.qkv, wide=wide, low=low)
-    low["wide"] = layer.wide.forward(normed, buffers.of(layer.wide), wide[:, : layer.wide.outputs])
+        saved.low["wide"] = layer.wide.forward_one(1, normed, buffers.of(layer.wide), wide[:, layer.narrow : layer.wide.outputs])
+        return
+    saved.low["wide"] = layer.wide.forward(normed, buffers.of(layer.wide), wide[:, : layer.wide.outputs])
     del normed
     ops.rotate(wide[:, : layer.turned], rows.cos, rows.sin, layer.head_dim, wide[:, : layer.turned])
-    attention, kept = saved.attention, saved.kept
-    if attention is None or kept is None:
-        result, kept = attend(*_heads(layer, wide), rows.documents, None, layer.scale)
-        attention = result.flatten(1)
-    return Saved(x, attention, kept, wide=wide, low=low)
+    if saved.attention is None:
+        result, saved.kept = attend(*_heads(layer, wide), rows.documents, None, layer.scale)
+        saved.attention = result.flatten(1)
 
 
 def _heads(layer: FalconLayer, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,13 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 from halfbyte.budget import fast as budget
 from halfbyte.budget.allocator import Allocator
-from halfbyte.budget.fast import FastWork, Step, fast_peak, groups_of
+from halfbyte.budget.fast import FastWork, Step, fast_peak, groups_of, step_of
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work
 from halfbyte.data.batches import IGNORE, Batch
-from halfbyte.fast import attention, block, decoder, head, layer, linear, parking
+from halfbyte.fast import attention, block, decoder, falcon, head, layer, linear, parking
+from halfbyte.model.load import falcon_linears_are_linears
 from halfbyte.recipe.plan import Placement
 from recordings import make_work
+from toy_fast import FALCON_LINEARS, LINEARS
 
 LARGE = 6000
 """Bytes: smaller tensors are ids, positions and sums, which the replay knows roughly."""
@@ -28,6 +30,7 @@ CONFIG = {
     "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 320, "vocab_size": 512, "num_hidden_layers": 4,
     "head_dim": 32, "tie_word_embeddings": False,
 }  # fmt: skip
+FALCON = {"hidden_size": 128, "num_attention_heads": 4, "ffn_hidden_size": 320, "vocab_size": 512, "num_hidden_layers": 4, "tie_word_embeddings": False}
 LAYERS = CONFIG["num_hidden_layers"]
 
 
@@ -85,8 +88,9 @@ class Logged(Allocator):
 
 def without_kernels() -> SimpleNamespace:
     """The kernels allocate nothing, and here they compute nothing either."""
-    names = "rms_norm add_rms_norm rms_norm_backward rotate rotate_backward swiglu swiglu_backward cross_entropy write_adapter dequantise_nf4"
-    return SimpleNamespace(**dict.fromkeys(names.split(), lambda *_, **__: None))
+    both_ways = [name + way for name in ("rms_norm", "layer_norm", "rotate", "swiglu", "gelu") for way in ("", "_backward")]
+    names = [*both_ways, "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4"]
+    return SimpleNamespace(**dict.fromkeys(names, lambda *_, **__: None))
 
 
 def attend(q, k, v, documents, window, scale):
@@ -121,14 +125,19 @@ def place(shelf, number, index, tensor):
         return shelf._places.setdefault((number, index), torch.empty_like(tensor).flatten())[: tensor.numel()].view(tensor.shape)
 
 
+def config_of(family: str) -> dict:
+    return FALCON if family == "falcon" else CONFIG
+
+
 def model_of(family: str, targets: list[str] | None):
     from peft import LoraConfig, get_peft_model
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    made = CONFIG_MAPPING[family](**CONFIG)
-    wanted = targets or ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=wanted, task_type="CAUSAL_LM"))
+    made = CONFIG_MAPPING[family](**config_of(family))
+    wanted = targets or (FALCON_LINEARS if family == "falcon" else LINEARS)
+    with falcon_linears_are_linears():
+        model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=list(wanted), task_type="CAUSAL_LM"))
     for parameter in adapted.parameters():
         parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     return adapted
@@ -138,7 +147,8 @@ def model_of(family: str, targets: list[str] | None):
 def without_a_gpu(monkeypatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         for module, name, value in (
-            (decoder, "ops_for", lambda _: without_kernels()), (layer, "attend", attend), (layer, "attend_backward", attend_backward),
+            (decoder, "ops_for", lambda _: without_kernels()),
+            *((module, function.__name__, function) for module in (layer, falcon) for function in (attend, attend_backward)),
             (linear, "_product", product), (head, "PIECE", PIECE), (budget, "ROWS", PIECE),
             (torch.cuda, "current_stream", lambda _: Stream()), (torch.cuda, "stream", lambda _: nullcontext()), (parking.Shelf, "_place", place),
         ):  # fmt: skip
@@ -158,6 +168,15 @@ WAYS: dict[str, tuple[str, list[Placement], dict]] = {
     "parked": ("llama", [*[Placement(activations="recomputed", parked=True)] * 3, Placement()], {}),
     "all parked": ("qwen3", [Placement(activations="cpu"), *[Placement(activations="kept", parked=True)] * 3], {}),
     "16 bits": ("llama", [*[Placement("16bit")] * 2, *[Placement("16bit", "thin")], Placement()], {}),
+    "falcon": ("falcon", [Placement()] * LAYERS, {}),
+    "falcon, thin": ("falcon", [Placement(activations="thin")] * LAYERS, {}),
+    "falcon, attention": ("falcon", [Placement(activations="attention")] * LAYERS, {}),
+    "falcon, input, tight": ("falcon", [Placement(activations="recomputed")] * LAYERS, {"tight": True}),
+    "falcon, each its own": ("falcon", [Placement(activations=kind) for kind in ("recomputed", "attention", "thin", "kept")], {}),
+    "falcon, parked": ("falcon", [*[Placement(activations="recomputed", parked=True)] * 3, Placement()], {}),
+    "falcon, all parked": ("falcon", [Placement(activations="cpu"), *[Placement(activations="kept", parked=True)] * 3], {}),
+    "falcon, 16 bits": ("falcon", [*[Placement("16bit")] * 2, *[Placement("16bit", "thin")], Placement()], {}),
+    "falcon, one adapter": ("falcon", [Placement(activations="attention")] * LAYERS, {"targets": ("query_key_value",)}),
     "two adapters": ("llama", [Placement(activations="attention", parked=True)] * LAYERS, {"targets": ("q_proj", "down_proj")}),
 }
 
@@ -167,7 +186,7 @@ def test_the_replay_allocates_what_the_fast_path_does(monkeypatch, way):
     family, layers, how = WAYS[way]
     how = dict(how)
     targets = how.pop("targets", None)
-    shape = read_shape({**CONFIG, "model_type": family})
+    shape = read_shape({**config_of(family), "model_type": family})
     work = Work(shape, 1, TOKENS, tuple(layers), rank=4, targets=targets)
     keep = [budget.KEEP[one.activations] for one in layers]
     given = FastWork(work, (TOKENS,), **how)
@@ -191,7 +210,7 @@ def test_the_replay_allocates_what_the_fast_path_does(monkeypatch, way):
         first, watch.sizes = watch.sizes, []
         made.accumulate(Batch(ids, labels, (TOKENS,)), 1.0)
         memory = Logged()
-        step = Step(given, memory)
+        step = step_of(given, memory)
         memory.sizes, memory.peak = [], []
         memory.live.clear()
         step.run()
@@ -236,6 +255,8 @@ def test_groups_are_those_of_the_blocks():
     assert (qkv.outputs, qkv.inputs, qkv.rank, qkv.spare) == (6144, 4096, 48, 64)
     assert (o.spare, gate_up.rank, down.inputs, down.size) == (64, 32, 14336, (4096 + 64) * (14336 + 64))
     assert groups_of(make_work("mistral-7b", rank=64))[0].spare == 192
+    wide, o, down = groups_of(make_work("falcon-7b"))
+    assert (wide.outputs, wide.inputs, wide.rank, o.outputs, o.inputs, down.inputs) == (22848, 4544, 32, 4544, 4544, 18176)
 
 
 def test_where_documents_differ_flash_attention_takes_more():

@@ -86,7 +86,12 @@ def test_falcon_is_taken_on_a_cpu_where_it_is_asked_for():
     assert why(*on, config=FALCON, on_gpu=False, precision="float32") is None
     assert why(*on, "adapter.target_modules=[query_key_value, dense]", config=FALCON, on_gpu=False, precision="float32") is None
     assert why(*on, "adapter.target_modules=[q_proj]", config=FALCON, on_gpu=False, precision="float32") == "q_proj has an adapter"
-    assert "not planned yet" in (why(config=FALCON) or "")
+
+
+def test_falcon_is_taken_on_a_gpu_where_it_is_asked_for():
+    assert why("train.fast_path=on", config=FALCON) is None
+    assert why(config=FALCON) == "for falcon it was not measured yet: train.fast_path=on takes it"
+    assert "alibi" in (why(config={**FALCON, "alibi": True}) or "")
 
 
 @pytest.mark.parametrize(("changes", "words"), FALCONS, ids=[words for _, words in FALCONS])
