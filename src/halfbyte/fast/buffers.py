@@ -1,7 +1,8 @@
 """The buffers that weights are written into, out of 4 bits, just before their products; and those that stay.
 
-Layers have the same shapes, so one buffer for each of a layer's groups serves all: whoever asks finds its weights there, or has them written. In the backward pass a layer
-that was just computed again finds them. What a run of steps keeps in 16 bits has buffers of its own, whose adapters alone are written again.
+Layers have the same shapes, so one buffer for each of a layer's groups serves all: whoever asks finds its weights there, or has them written. In the
+backward pass a layer that was just computed again finds them. What a run of steps keeps in 16 bits has buffers of its own, whose adapters alone are
+written again.
 """
 
 from collections.abc import Iterable
