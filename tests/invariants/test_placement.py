@@ -8,6 +8,7 @@ from halfbyte.data.batches import Batch, in_order
 from halfbyte.data.pack import join_documents
 from halfbyte.evaluate.loss import measure_loss
 from halfbyte.generate.engine import Marks, Sampling, generate_batch
+from halfbyte.model import placement
 from halfbyte.model.adapter import add_adapter, load_adapter, save_adapter, without_adapter
 from halfbyte.model.isolation import check_isolation
 from halfbyte.model.placement import keep_in_16bit, place_layers
@@ -137,3 +138,37 @@ def test_use_is_the_same_to_the_bit(toy_base, tmp_path, kind):
     assert torch.equal(found[0][0], found[0][2])
     assert not torch.equal(found[0][0], found[0][1])
     assert_same_course(*models)
+
+
+AS_BEFORE_2_13 = """
+def context():
+    with hooks(lambda tensor: tensor, lambda tensor: tensor):
+        yield
+
+def checkpoint(function, *inputs, use_reentrant):
+    gen = context()
+    next(gen)
+    result = function(*inputs)
+    next(gen, None)
+    return result
+"""
+
+
+@pytest.mark.parametrize("places", ["recomputed", "inputs away"])
+def test_a_forward_pass_that_breaks_off_leaves_no_context_open(toy_base, places, monkeypatch):
+    """While somebody holds the error, and with it the frame in which torch's checkpoint stands: what is saved next is nobody else's. Older ones left it open."""
+    model = placed(toy_base("llama", num_hidden_layers=LAYERS), PLACES[places]).train()
+    layer = model.get_base_model().model.layers[1]
+    older = {"__name__": "torch.utils.checkpoint", "hooks": torch.autograd.graph.saved_tensors_hooks}
+    exec(AS_BEFORE_2_13, older)
+    monkeypatch.setattr(placement, "checkpoint", older["checkpoint"])
+
+    def refuse(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = layer.mlp.register_forward_pre_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError) as held:
+        model(input_ids=torch.arange(3, 40)[None], use_cache=False)
+    handle.remove()
+    assert held.value.__traceback__ is not None
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None

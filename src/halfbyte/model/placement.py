@@ -12,7 +12,8 @@ second run that they are known to be needed.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -136,7 +137,19 @@ def _run_twice(fetch: Fetch, away: Callable[[Tensor], AbstractContextManager[Any
         return layer(*inputs)
 
     with away(inputs[0]):
-        return checkpoint(run, *inputs, use_reentrant=False)
+        try:
+            return checkpoint(run, *inputs, use_reentrant=False)
+        except BaseException as error:
+            _leave_checkpoint(error)
+            raise
+
+
+def _leave_checkpoint(error: BaseException) -> None:
+    """torch's checkpoint stands in its own context until the frames of the error are let go of; what was saved next would be taken for its own."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        held = frame.f_locals.get("gen")
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint" and isinstance(held, Generator):
+            held.close()
 
 
 def _fetch_for_use(fetch: Fetch, layer: nn.Module, inputs: Any) -> None:
