@@ -70,12 +70,13 @@ def sound(cells: list[Cell], configuration: str) -> list[Cell]:
 def compare(cells: list[Cell], configuration: str, rivals: tuple[str, ...]) -> Comparison | None:
     """The fastest rival, and the fast path's fastest way of its sitting that takes no more memory; None where there is no such pair."""
     found = sound(cells, configuration)
-    rival = next((one for one in found if one["program"] in rivals and "reserved_bytes" in one["peaks"]), None)
-    if rival is None:
-        return None
-    fitting = (one for one in found if one["program"] in WAYS and one["sitting"] == rival["sitting"] and reserved(one) <= reserved(rival))
-    ours = next(fitting, None)
-    return None if ours is None else Comparison(ours, rival)
+    for sitting in sorted({one["sitting"] for one in found}, reverse=True):  # the newest in which both sides were timed
+        together = [one for one in found if one["sitting"] == sitting]
+        rival = next((one for one in together if one["program"] in rivals and "reserved_bytes" in one["peaks"]), None)
+        ours = next((one for one in together if rival is not None and one["program"] in WAYS and reserved(one) <= reserved(rival)), None)
+        if rival is not None and ours is not None:
+            return Comparison(ours, rival)
+    return None
 
 
 def comparisons(cells: list[Cell], target: Target) -> list[Comparison]:

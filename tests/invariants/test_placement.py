@@ -156,7 +156,7 @@ def checkpoint(function, *inputs, use_reentrant):
 
 @pytest.mark.parametrize("places", ["recomputed", "inputs away"])
 def test_a_forward_pass_that_breaks_off_leaves_no_context_open(toy_base, places, monkeypatch):
-    """While somebody holds the error, and with it the frame in which torch's checkpoint stands: what is saved next is nobody else's. Older ones left it open."""
+    """While somebody holds the error, and with it the frame in which torch's checkpoint stands: what is saved next is nobody else's."""
     model = placed(toy_base("llama", num_hidden_layers=LAYERS), PLACES[places]).train()
     layer = model.get_base_model().model.layers[1]
     older = {"__name__": "torch.utils.checkpoint", "hooks": torch.autograd.graph.saved_tensors_hooks}
