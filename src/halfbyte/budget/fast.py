@@ -15,8 +15,15 @@ from halfbyte.budget.step import CUBLAS_WORKSPACE, LONG, Work, adapter_matrices,
 
 KEEP = {"kept": "all", "thin": "thin", "attention": "attention", "recomputed": "input", "cpu": "input"}
 """recipe/plan.py's words -> fast/layer.py's."""
-SPARE, ROWS, FEW, IN_FLIGHT = 64, 2048, 256, 2
-"""As in fast/linear.py, head.py, decoder.py and parking.py."""
+SPARE, FEW, IN_FLIGHT = 64, 256, 2
+"""As in fast/linear.py, decoder.py and parking.py."""
+LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
+"""As in fast/head.py."""
+
+
+def rows_at_a_time(vocabulary: int) -> int:
+    """Of logits."""
+    return max(FEWEST_ROWS, min(MOST_ROWS, LOGITS // vocabulary // 128 * 128))
 
 
 @dataclass(frozen=True)
@@ -310,17 +317,16 @@ class Step:
         width, vocabulary = self.shape.width, self.shape.vocabulary
         d_x = self.rows(width + self.spare)
         places = self.given.places
-        for start in range(0, places, ROWS):
-            count = min(ROWS, places - start)
+        piece = rows_at_a_time(vocabulary)
+        for start in range(0, places, piece):
+            count = min(piece, places - start)
             rows = self.new(count * width)
             normed = self.new(count * width)
             logits = self.new(count * vocabulary)
             losses = self.new(count, FLOAT)
             zeros = self.new(count * width)
             del zeros
-            d_normed = normed  # in the same memory; both names stand until the next piece has its own
-        if places:
-            del rows, normed, logits, losses, d_normed
+            del rows, normed, logits, losses
         return d_x
 
     # fast/layer.py

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from halfbyte.fast.norms import Norm
 
-PIECE = 2048
-"""Rows of logits at a time: 131 MB with 32,000 words in 16 bits, and enough for a product at full speed."""
+LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
+"""At a time: logits of 134 MB in 16 bits, from 2,048 rows with 32,000 words to 384 with 152,000; a product has its full speed from about 256 rows on."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,19 @@ class Head:
     weight: Tensor  # (V, D)
 
 
+def rows_at_a_time(vocabulary: int) -> int:
+    """A multiple of 128."""
+    return max(FEWEST_ROWS, min(MOST_ROWS, LOGITS // vocabulary // 128 * 128))
+
+
 def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, scale: Tensor, spare: int, ops: ModuleType) -> tuple[Tensor, Tensor]:
     """x (T, D), places (S,) of the rows that are supervised and their targets (S,), below 0 for none
     -> sum of the losses, and scale * its gradient (T, D + spare)."""
     tokens, width = x.shape
     d_x = torch.zeros(tokens, width + spare, dtype=x.dtype, device=x.device)
     total = torch.zeros((), dtype=torch.float32 if x.dtype != torch.float64 else x.dtype, device=x.device)
-    for here, target in zip(places.split(PIECE), targets.split(PIECE), strict=True):
+    piece = rows_at_a_time(len(head.weight))
+    for here, target in zip(places.split(piece), targets.split(piece), strict=True):
         rows = x[here]
         normed = torch.empty_like(rows)
         head.norm.forward(rows, normed, ops)
@@ -39,4 +45,5 @@ def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, sc
         d_normed = torch.mm(logits, head.weight, out=normed)
         head.norm.backward(d_normed, rows, torch.zeros_like(rows), d_normed, ops)
         d_x[:, :width].index_add_(0, here, d_normed)  # places that stand for nothing come more than once, with zeros
+        del rows, normed, logits, losses, d_normed  # before the next piece has its own
     return total, d_x

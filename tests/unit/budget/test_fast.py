@@ -149,7 +149,7 @@ def without_a_gpu(monkeypatch) -> Iterator[None]:
         for module, name, value in (
             (decoder, "ops_for", lambda _: without_kernels()),
             *((module, function.__name__, function) for module in (layer, falcon) for function in (attend, attend_backward)),
-            (linear, "_product", product), (head, "PIECE", PIECE), (budget, "ROWS", PIECE),
+            (linear, "_product", product), (head, "rows_at_a_time", lambda _: PIECE), (budget, "rows_at_a_time", lambda _: PIECE),
             (torch.cuda, "current_stream", lambda _: Stream()), (torch.cuda, "stream", lambda _: nullcontext()), (parking.Shelf, "_place", place),
         ):  # fmt: skip
             patch.setattr(module, name, value)
@@ -273,5 +273,8 @@ def test_where_documents_differ_flash_attention_takes_more():
 
 
 def test_the_constants_are_those_of_the_path():
-    assert (budget.SPARE, budget.ROWS, budget.FEW, budget.IN_FLIGHT, budget.LARGE) == (linear.SPARE, head.PIECE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
+    assert (budget.SPARE, budget.FEW, budget.IN_FLIGHT, budget.LARGE) == (linear.SPARE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
+    rows = {words: head.rows_at_a_time(words) for words in (320, 32_000, 65_024, 128_256, 152_064, 300_000)}
+    assert rows == {words: budget.rows_at_a_time(words) for words in rows}
+    assert rows == {320: 2048, 32_000: 2048, 65_024: 1024, 128_256: 512, 152_064: 384, 300_000: 256}
     assert set(budget.KEEP.values()) == set(block.KEEP)
