@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfbyte.errors import TrainingError
 from halfbyte.kernels.reference import widened
 
 aten: Any = torch.ops.aten
@@ -59,6 +60,14 @@ def kernel_for(documents: Documents, window: int | None, head_dim: int, device: 
     return "cudnn" if dense and torch.cuda.get_device_capability(device) == HOPPER else "flash"
 
 
+def check_offsets(documents: Documents, width: int) -> None:
+    """FlashAttention 2's backward pass counts (T + 128 for each document) x `width` in 32 bits, and reads elsewhere beyond. Raises TrainingError."""
+    tokens, count = sum(documents.lengths), len(documents.lengths)
+    if (tokens + 128 * count) * width >= 2**31:
+        seen = f"{tokens:,} tokens in {count:,} documents at a time are more than the attention kernel can count"
+        raise TrainingError(seen, hint="halve train.batch_size and double train.gradient_accumulation_steps: the step stays the same")
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, scale: float) -> tuple[Tensor, Kept]:
     """-> (T, H, D) in whole rows, and what `attend_backward` wants."""
     kernel = kernel_for(documents, window, q.shape[-1], q.device)
@@ -69,6 +78,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | 
         )
         return out.transpose(1, 2).reshape(q.shape), Kept(kernel, tuple(kept[:7]))
     if kernel == "flash":
+        check_offsets(documents, q.shape[1] * q.shape[2])
         out, *kept = aten._flash_attention_forward(
             q, k, v, documents.borders, documents.borders, documents.longest, documents.longest, 0.0, True, False,
             scale=scale, window_size_left=_left(window), window_size_right=_right(window),

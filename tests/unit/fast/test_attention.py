@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from halfbyte.errors import TrainingError
 from halfbyte.fast import attention
-from halfbyte.fast.attention import Documents, attend, attend_backward, kernel_for
+from halfbyte.fast.attention import Documents, attend, attend_backward, check_offsets, kernel_for
 from tolerances import KERNEL_EXACT
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -61,3 +62,11 @@ def test_the_kernel_follows_from_chip_documents_and_window(monkeypatch, chip, le
     documents = Documents.of(lengths, CPU)
     assert kernel_for(documents, window, head_dim, GPU) == kernel
     assert kernel_for(documents, window, head_dim, CPU) == "defined"
+
+
+def test_more_than_the_kernel_can_count_is_refused():
+    """(T + 128 documents) x 4,096 in 32 bits: 524,288 (PERFORMANCE 5.7)."""
+    fits, beyond = ((100,) * count for count in (2299, 2300))
+    check_offsets(Documents.of(fits, CPU), 4096)
+    with pytest.raises(TrainingError, match="230,000 tokens in 2,300 documents"):
+        check_offsets(Documents.of(beyond, CPU), 4096)
