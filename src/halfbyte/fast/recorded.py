@@ -53,6 +53,17 @@ class Recorder:
         stay = tuple(one.clone() for one in given)
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
-            result = function(*stay)
+        short: torch.OutOfMemoryError | None = None
+        try:
+            # What other threads ask of the GPU meanwhile, a tracker that reads its memory say, is no fault of the recording.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                try:
+                    result = function(*stay)
+                except torch.OutOfMemoryError as error:
+                    short = error
+        except RuntimeError:  # a recording that breaks off in its middle cannot always be ended; what broke it off is what counts
+            if short is None:
+                raise
+        if short is not None:
+            raise short
         return Recording(graph, stay, result, (function, *self._memory()))
