@@ -57,7 +57,7 @@ WEIGHTS_KEPT = "weights.json"
 RESOLVED = "recipe.resolved.yaml"
 READS_TOKENIZERS = ("place.versions.transformers", "place.versions.tokenizers")
 # How a step is computed, as far as it decides in which order numbers are added.
-SPLIT = ("micro_batch_size", "gradient_accumulation_steps", "layers")
+SPLIT = ("path", "micro_batch_size", "gradient_accumulation_steps", "layers")
 
 
 def begin_manifest(run: RunFolder, planned: "Planned", plan: dict[str, Any]) -> None:
