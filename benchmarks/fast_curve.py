@@ -2,10 +2,11 @@
 
     python benchmarks/fast_curve.py [SET ...] [--steps 6] [--data FOLDER] [--results FOLDER]
 
-SETS: a novel, and instructions with answers, read from HALFBYTE_DATA (default ../shared/data). Of each there are four runs of `halfbyte train`, in this
-process: plain and fast with seed 0, plain with seeds 1 and 2, which are another order of the rows and another adapter to begin with; train, test and all
-else are the same. A run that is finished is kept in results/fast_curve.json at once, and is not made again on the same machine with the same recipe. It
-is meant for a GPU; there the plan takes bfloat16, and the fast path may replay recorded steps. Without one both compute in float32.
+SETS: a novel, which the base has not seen, and instructions with answers, which it has (base/CARD.md; what is asked is whether two paths agree, not what
+is new), read from HALFBYTE_DATA (default ../shared/data). Of each there are four runs of `halfbyte train`, in this process: plain and fast with seed 0,
+plain with seeds 1 and 2, which are another order of the rows and another adapter to begin with; train, test and all else are the same. A run that is
+finished is kept in results/fast_curve.json at once, and is not made again on the same machine with the same recipe. It is meant for a GPU; there the plan
+takes bfloat16, and the fast path may replay recorded steps. Without one both compute in float32.
 
 What must hold, for each set:
 - Losses are smoothed (mean of 10 steps in a row). The mean absolute difference of fast and plain is at most that of the two plain seeds that differ least,

@@ -110,15 +110,15 @@ def test_a_finished_run_is_not_made_again(curve, monkeypatch, tmp_path):
 
     monkeypatch.setattr(curve, "run_once", pretend)
     monkeypatch.setattr(curve, "write_instructions", lambda data, place: None)
-    monkeypatch.setattr(sys, "argv", ["fast_curve.py", "novel", "--steps", "20", "--results", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["fast_curve.py", "--steps", "20", "--results", str(tmp_path)])
     with pytest.raises(KeyboardInterrupt):
         curve.main()
     assert list(json.loads((tmp_path / "fast_curve_20_steps.json").read_text(encoding="utf-8"))["runs"]["novel"]) == ["plain", "fast"]
     curve.main()
-    assert made == ["plain", "fast", "plain", "plain", "plain"]
+    assert made == ["plain", "fast", *["plain"] * 3, "plain", "fast", *["plain"] * 2]
     monkeypatch.setattr(curve, "RECIPE", curve.RECIPE.replace("1e-3", "2e-3"))
     curve.main()
-    assert len(made) == 9
+    assert len(made) == 17
     assert not (tmp_path / "claims.json").exists(), "20 steps are a trial"
 
 
