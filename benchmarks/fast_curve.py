@@ -231,12 +231,12 @@ def main() -> None:
 def claim(judged: dict[str, dict[str, Any]], results: Path) -> None:
     of_all, holds = worst(judged), {data_set: one["holds"] for data_set, one in judged.items()}
     unit = f"of the mean absolute difference of the two plain seeds that differ least; losses smoothed over {SMOOTHED} steps, the worse of {len(judged)} sets"
-    beside = {"largest_difference_as_share": round(of_all["largest"], 4), "holds": holds}
-    record("fast-curve-loss-difference", round(of_all["mean"], 4), unit, results, beside=beside)
+    beside = {"largest_difference_as_share": float(f"{of_all['largest']:.3g}"), "holds": holds}
+    record("fast-curve-loss-difference", float(f"{of_all['mean']:.3g}"), unit, results, beside=beside)
     unit = f"perplexity on the test part, fast over plain after {STEPS} steps, of the set where it is farthest from 1"
     intervals = {data_set: one["interval_of_plain"] for data_set, one in judged.items()}
     beside = {"perplexity": {data_set: one["perplexity"] for data_set, one in judged.items()}, "interval_of_plain": intervals}
-    record("fast-curve-perplexity-ratio", round(of_all["ratio"], 5), unit, results, beside=beside)
+    record("fast-curve-perplexity-ratio", round(of_all["ratio"], 7), unit, results, beside=beside)
 
 
 if __name__ == "__main__":
