@@ -98,7 +98,7 @@ def graphs(monkeypatch):
 
     monkeypatch.setattr(recorded.torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(recorded.torch.cuda, "graph_pool_handle", lambda: 1)
-    monkeypatch.setattr(recorded.torch.cuda, "graph", lambda graph, pool: nullcontext())
+    monkeypatch.setattr(recorded.torch.cuda, "graph", lambda graph, pool, capture_error_mode: nullcontext())
     return Graph
 
 
