@@ -15,10 +15,19 @@ from halfbyte.budget.step import CUBLAS_WORKSPACE, LONG, Work, adapter_matrices,
 
 KEEP = {"kept": "all", "thin": "thin", "attention": "attention", "recomputed": "input", "cpu": "input"}
 """recipe/plan.py's words -> fast/layer.py's."""
-SPARE, FEW, IN_FLIGHT = 64, 256, 2
+SPARE, MOST_JOINED, FEW, IN_FLIGHT = 64, 64, 256, 2
 """As in fast/linear.py, decoder.py and parking.py."""
+MOST_AT_ONCE, FEW_AT_ONCE, ALIGNED = 8192, 4096, 128
+"""As in fast/decoder.py and layer.py."""
 LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
 """As in fast/head.py."""
+
+
+def pieces(tokens: int, at_once: int | None) -> list[int]:
+    """Lengths of what an MLP is given together, as in fast/layer.py."""
+    count = -(-tokens // (at_once or tokens))
+    size = tokens if count == 1 else -(-tokens // count // ALIGNED) * ALIGNED
+    return [min(size, tokens - start) for start in range(0, tokens, size)]
 
 
 def rows_at_a_time(vocabulary: int) -> int:
@@ -99,6 +108,11 @@ def groups_of(work: Work) -> tuple[Group, ...]:
         qkv, o, opened, down = linears
         return group(qkv, opened), group(o), group(down)
     return group(*linears[:3]), group(linears[3]), group(*linears[4:6]), group(linears[6])
+
+
+def thin_products_join(gate_up: Group, down: Group) -> bool:
+    """As in fast/linear.py."""
+    return all(0 < rank <= MOST_JOINED for rank in (*gate_up.ranks, *down.ranks))
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,7 @@ class Step:
         self.name_groups()
         self.keep = tuple(KEEP[layer.activations] for layer in given.work.layers)
         self.parked = given.parked
+        self.at_once = FEW_AT_ONCE if given.tight else MOST_AT_ONCE
         self.attended = self.shape.heads * self.shape.head_width
         self.buffers: dict[tuple[int, ...], Piece] = {}
         for number, layer in enumerate(given.work.layers):
@@ -333,22 +348,29 @@ class Step:
 
     def forward(self, number: int, x: Piece, keep: str) -> tuple[Piece, Saved]:
         saved, normed = self.attention_half(number, Saved(x))
-        gate_up = self.gate_and_up(number, saved)
-        inner = self.rows(self.down.inputs + self.down.spare)
-        out = self.rows(self.shape.width)
-        self.buffer(number, self.down)
-        saved.low["down"] = self.rows(self.down.spare)
-        del normed, inner
-        if keep == "all":
-            saved.gate_up = gate_up
+        stays = keep in ("all", "thin")
+        out = self.rows(self.shape.width) if stays else saved.middle
+        assert out is not None
+        low = []
+        for count in pieces(self.tokens, None if keep == "all" else self.at_once):
+            gate_up = self.gate_and_up(number, saved, count)
+            inner = self.new(count * (self.down.inputs + self.down.spare))
+            self.buffer(number, self.down)
+            low.append(self.new(count * self.down.spare))
+            if keep == "all":
+                saved.gate_up = gate_up
+            del gate_up, inner
+        saved.low["down"] = low[0] if len(low) == 1 else self.rows(self.down.spare)
+        del normed
+        if stays:
+            if keep == "thin":
+                del saved.low["gate_up"]
             return out, saved
-        if keep == "thin":
-            del saved.low["gate_up"]
-            return out, saved
-        return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
+        known = {"down": saved.low["down"]}
+        return out, Saved(x, saved.attention, saved.kept, low=known) if keep == "attention" else Saved(x, low=known)
 
     def attention_half(self, number: int, saved: Saved) -> tuple[Saved, Piece]:
-        width, low = self.shape.width, {}
+        width, low = self.shape.width, dict(saved.low)
         normed = self.rows(width + self.qkv.spare)
         qkv = self.rows(self.qkv.outputs)
         self.buffer(number, self.qkv)
@@ -365,10 +387,10 @@ class Step:
         normed = self.rows(width + self.gate_up.spare)
         return Saved(saved.x, attention, kept, qkv, turned, added, low=low), normed
 
-    def gate_and_up(self, number: int, saved: Saved) -> Piece:
-        gate_up = self.rows(self.gate_up.outputs + self.gate_up.spare)
+    def gate_and_up(self, number: int, saved: Saved, count: int) -> Piece:
+        gate_up = self.new(count * (self.gate_up.outputs + self.gate_up.spare))
         self.buffer(number, self.gate_up)
-        saved.low["gate_up"] = self.rows(self.gate_up.spare)
+        saved.low["gate_up"] = self.new(count * self.gate_up.spare)
         return gate_up
 
     def backward(self, number: int, saved: Saved, d_out: Piece, first: bool) -> Piece | None:
@@ -376,11 +398,10 @@ class Step:
         normed = None
         if saved.middle is None:
             saved, normed = self.attention_half(number, saved)
-        d_middle = self.mlp_backward(number, saved, normed)
+        d_middle = self.mlp_backward(number, saved, normed, d_out)
         del normed
         d_attention = self.rows(self.attended)
         self.buffer(number, self.o)
-        self.gradient(self.o)
         grads = self.attend_backward()
         d_qkv = self.rows(self.qkv.outputs + self.qkv.spare)
         del grads, d_attention
@@ -388,37 +409,43 @@ class Step:
         normed = self.rows(width)
         d_normed = None if first else self.rows(width)
         self.buffer(number, self.qkv)
-        d_x = None if first else self.rows(width + self.down.spare)
-        self.gradient(self.qkv)
+        d_x = None
+        if not first:
+            d_x = d_middle if self.o.spare == self.spare else self.rows(width + self.spare)
         del d_middle, d_qkv, normed, d_normed, d_out
         return d_x
 
-    def mlp_backward(self, number: int, saved: Saved, normed: Piece | None) -> Piece:
+    def mlp_backward(self, number: int, saved: Saved, normed: Piece | None, d_out: Piece) -> Piece:
         width = self.shape.width
-        gate_up = saved.gate_up
-        if gate_up is None:
-            if normed is None:
-                normed = self.rows(width + self.gate_up.spare)
-            gate_up = self.gate_and_up(number, saved)
-        saved.gate_up = None
-        inner = self.rows(self.down.inputs)
-        self.buffer(number, self.down)
-        low_x = saved.low["down"] if "down" in saved.low else self.rows(self.down.spare)
-        self.gradient(self.down)
-        del inner
-        again = self.rows(width) if normed is None else None
-        d_normed = self.rows(width)
-        self.buffer(number, self.gate_up)
-        d_middle = self.rows(width + self.o.spare)
-        self.gradient(self.gate_up)
-        del gate_up, low_x, again, d_normed
+        kept, saved.gate_up = saved.gate_up, None
+        d_middle = None
+        for count in pieces(self.tokens, None if kept is not None else self.at_once):
+            was, gate_up = None, kept
+            if gate_up is None:
+                if normed is None:
+                    was = self.new(count * (width + self.gate_up.spare))
+                gate_up = self.gate_and_up(number, saved, count)
+            again_too = kept is not None
+            kept = None
+            low_d = self.opened_backward(number, count)
+            again = self.new(count * width) if again_too else None
+            d_normed = self.new(count * width)
+            self.buffer(number, self.gate_up)
+            if d_middle is None:
+                d_middle = d_out if self.o.spare == self.spare else self.rows(width + self.o.spare)
+            del was, gate_up, low_d, again, d_normed
+        assert d_middle is not None
         return d_middle
 
-    def gradient(self, group: Group) -> None:
-        """Of the adapters, before it is added."""
-        if group.rank:
-            d_a, d_b = self.new(group.rank * group.inputs, FLOAT), self.new(group.outputs * group.rank, FLOAT)
-            del d_a, d_b
+    def opened_backward(self, number: int, count: int) -> Piece | None:
+        inner = self.new(count * self.down.inputs)
+        self.buffer(number, self.down)
+        low = None
+        if thin_products_join(self.gate_up, self.down):
+            self.buffer(number, self.gate_up)
+            low = self.new(count * self.gate_up.spare, FLOAT)
+        del inner
+        return low
 
     def attend_backward(self) -> list[Piece]:
         """With what the kernels take for themselves: sums in float32; FlashAttention 2 one of keys and values for each query head, too."""
@@ -475,12 +502,10 @@ class FalconStep(Step):
         inner = self.rows(self.down.inputs)
         self.buffer(number, self.down)
         low_x = saved.low["down"] if "down" in saved.low else self.rows(self.down.spare)
-        self.gradient(self.down)
         del inner
         d_attention = self.rows(self.attended)
         self.buffer(number, self.o)
         low_x = saved.low["o"] if "o" in saved.low else self.rows(self.o.spare)
-        self.gradient(self.o)
         grads = self.attend_backward()
         del grads, d_attention
         saved.qkv = saved.attention = saved.kept = None
@@ -488,7 +513,6 @@ class FalconStep(Step):
         d_normed = None if first else self.rows(width)
         self.buffer(number, self.wide)
         d_x = None if first else self.rows(width + self.spare)
-        self.gradient(self.wide)
         del normed, d_normed, low_x, d_out
         return d_x
 

@@ -41,6 +41,8 @@ class Rows:
     cos: Tensor
     sin: Tensor
     documents: Documents
+    at_once: int
+    """Tokens that go through an MLP together, where what it opens is not kept: products gain nothing from more, and the largest tensors of all stay small."""
 
 
 class Block(Protocol):

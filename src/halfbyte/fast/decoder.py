@@ -26,6 +26,8 @@ from halfbyte.fast.recorded import Recorder
 
 LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up", "wide")
 """Of Saved, what may wait in the computer's memory."""
+MOST_AT_ONCE, FEW_AT_ONCE = 8192, 4096
+"""Tokens that go through an MLP together (block.Rows), and where memory is shorter than time."""
 FEW = 256
 """Numbers of supervised tokens are rounded up to a multiple of this where steps are recorded."""
 
@@ -34,8 +36,8 @@ class FastDecoder:
     """Of one model with its adapter. Raises Unfit (adopt.py).
 
     keep: for each layer one of block.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory;
-    resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights; record: micro-batches of a
-    shape that comes again are recorded as a CUDA graph.
+    resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights, and fewer tokens at once in an MLP;
+    record: micro-batches of a shape that comes again are recorded as a CUDA graph.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class FastDecoder:
         groups = [group for layer in layers for group in layer.groups]
         stay = [group for number in sorted(resident) for group in layers[number].groups]
         self.buffers = Buffers(dtype, self.device, self.ops, stay, groups if tight else None)
-        self.gradients = Gradients([matrix for group in groups for matrix in group.matrices()])
+        self.gradients = Gradients(groups)
+        self.at_once = FEW_AT_ONCE if tight else MOST_AT_ONCE
         self.shelf = Shelf(self.device)
         self.recorder = Recorder(self.shelf.memory) if record and self.device.type == "cuda" else None
 
@@ -77,7 +80,7 @@ class FastDecoder:
         """Tensors on the device, no gradient of autograd's, and nothing that waits for the GPU."""
         layers = self.parts.layers
         x = self.parts.embedding(ids).to(self.parts.dtype)
-        rows = Rows(*self._rotary(positions), documents)
+        rows = Rows(*self._rotary(positions), documents, self.at_once)
         kept: list[Saved | None] = []
         for number, (layer, keep) in enumerate(zip(layers, self.keep, strict=True)):
             x, saved = layer.forward(x, rows, keep, self.buffers, self.ops)

@@ -3,18 +3,23 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+
+from halfbyte.fast.linear import Group
 
 
 class Gradients:
-    """Of these parameters, in this order. `begin` makes `.grad` of each a view of the one piece."""
+    """Of the adapters of these groups, in this order. `begin` makes `.grad` of each matrix a view of the one piece."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.parameters = parameters = [matrix for group in groups for matrix in group.matrices()]
         first = self.parameters[0]
         self.flat = torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=first.dtype, device=first.device)
         pieces = self.flat.split([parameter.numel() for parameter in parameters])
         self._views = [piece.view(parameter.shape) for piece, parameter in zip(pieces, parameters, strict=True)]
+        start = 0
+        for group in groups:
+            group.a_gradient = self.flat[start : start + group.rank * group.inputs].view(group.rank, group.inputs)
+            start += sum(matrix.numel() for matrix in group.matrices())
 
     def begin(self) -> None:
         """Before each micro-batch. A gradient that was dropped (optimizer.zero_grad) begins at zero; one that somebody else made is taken over."""

@@ -6,11 +6,11 @@ Of each layer the forward pass keeps one of four sets (bytes a token and layer f
 
     all        x, q k v, attention's result, middle, gate and up      95,072    nothing large is computed again
     thin       the same without gate and up                           37,600    gate and up are
-    attention  x, attention's result                                  16,512    all but attention and `down`, whose result nobody needs
-    input      x                                                       8,192    all but `down`
+    attention  x, attention's result                                  16,640    all but attention and `down`, whose result nobody needs
+    input      x                                                       8,320    all but `down`
 
-The backward pass writes gradients over what it has used up: gate and up become their own gradients, and the gradient of `down`'s input becomes
-that input again. tests/unit/fast holds each set against autograd in float64.
+The backward pass writes gradients over what it has used up: gate and up become their own gradients, and the kernel that does it also makes the
+adapters' thin products with them, while they are at hand. tests/unit/fast holds each set against autograd in float64.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,16 @@ from torch import Tensor
 
 from halfbyte.fast.attention import attend, attend_backward
 from halfbyte.fast.block import Rows, Saved
-from halfbyte.fast.linear import Group, roomy
+from halfbyte.fast.linear import Group, roomy, thin_products_join
 from halfbyte.fast.norms import RmsNorm
+from halfbyte.kernels.reference import Gradient
 
 if TYPE_CHECKING:
     from halfbyte.fast.buffers import Buffers
+
+
+ALIGNED = 128
+"""Tokens of a piece are a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,27 @@ class Layer:
 
     def forward(self, x: Tensor, rows: Rows, keep: str, buffers: "Buffers", ops: ModuleType) -> tuple[Tensor, Saved]:
         saved, normed = _attention_half(self, Saved(x), rows, buffers, ops)
-        assert saved.middle is not None
-        gate_up = _gate_up(self, saved, normed, buffers)
-        hidden = self.down.inputs
-        inner = roomy(len(x), hidden, self.down.spare, x)
-        ops.swiglu(gate_up[:, : self.gate_up.outputs], inner[:, :hidden])
-        out = torch.empty_like(saved.middle)
-        saved.low["down"] = self.down.forward(inner, buffers.of(self.down), out)
-        out += saved.middle
-        if keep == "all":
-            saved.gate_up = gate_up
+        middle = saved.middle
+        assert middle is not None
+        stays = keep in ("all", "thin")
+        out = torch.empty_like(middle) if stays else middle
+        low = []
+        for here in pieces(len(x), None if keep == "all" else rows.at_once):
+            gate_up = _gate_up(self, saved, normed[here], buffers)
+            inner = roomy(len(gate_up), self.down.inputs, self.down.spare, x)
+            ops.swiglu(gate_up[:, : self.gate_up.outputs], inner[:, : self.down.inputs])
+            low.append(self.down.forward(inner, buffers.of(self.down), out[here], onto=not stays))
+            if keep == "all":
+                saved.gate_up = gate_up
+            del gate_up, inner
+        saved.low["down"] = low[0] if len(low) == 1 else torch.cat(low)
+        if stays:
+            out += middle
+            if keep == "thin":
+                del saved.low["gate_up"]
             return out, saved
-        if keep == "thin":
-            del saved.low["gate_up"]
-            return out, saved
-        return out, Saved(x, saved.attention, saved.kept) if keep == "attention" else Saved(x)
+        known = {"down": saved.low["down"]}
+        return out, Saved(x, saved.attention, saved.kept, low=known) if keep == "attention" else Saved(x, low=known)
 
     def backward(self, d_out: Tensor, saved: Saved, rows: Rows, spare: int | None, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
         x = saved.x
@@ -79,7 +90,7 @@ class Layer:
         normed = None
         if saved.middle is None:
             saved, normed = _attention_half(self, saved, rows, buffers, ops)
-        d_middle = _mlp_backward(self, d_out, saved, normed, buffers, ops)
+        d_middle = _mlp_backward(self, d_out, saved, normed, rows, buffers, ops)
         assert saved.qkv is not None
         assert saved.attention is not None
         assert saved.kept is not None
@@ -104,17 +115,29 @@ class Layer:
         if spare is None or d_normed is None:
             self.input_norm.forward(x, normed, ops)
         else:
-            d_x = roomy(tokens, width, spare, x)
+            d_x = _in_place(d_middle, width, spare)
             self.input_norm.backward(d_normed, x, d_middle[:, :width], d_x[:, :width], ops, normed)
         self.qkv.gradients(normed, saved.low["qkv"], d_qkv[:, : self.qkv.outputs], low)
         return d_x
+
+
+def pieces(tokens: int, at_once: int | None) -> list[slice]:
+    """Of about equal length, so many tokens or fewer in each."""
+    count = -(-tokens // (at_once or tokens))
+    size = tokens if count == 1 else -(-tokens // count // ALIGNED) * ALIGNED
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+
+def _in_place(gradient: Tensor, width: int, spare: int) -> Tensor:
+    """Where a norm's backward pass writes, (T, width + spare): over the gradient that it carries on, if that has the room."""
+    return gradient if gradient.shape[1] == width + spare else roomy(len(gradient), width, spare, gradient)
 
 
 def _attention_half(layer: Layer, saved: Saved, rows: Rows, buffers: "Buffers", ops: ModuleType) -> tuple[Saved, Tensor]:
     """Everything up to `middle`, and its norm (T, D + R). Attention's result is taken where it is there."""
     x = saved.x
     tokens, width = x.shape
-    low = {}
+    low = dict(saved.low)
     normed = roomy(tokens, width, layer.qkv.spare, x)
     layer.input_norm.forward(x, normed[:, :width], ops)
     qkv = roomy(tokens, layer.qkv.outputs, 0, x)
@@ -161,33 +184,65 @@ def _gate_up(layer: Layer, saved: Saved, normed: Tensor, buffers: "Buffers") -> 
     return gate_up
 
 
-def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, normed: Tensor | None, buffers: "Buffers", ops: ModuleType) -> Tensor:
+def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, normed: Tensor | None, rows: Rows, buffers: "Buffers", ops: ModuleType) -> Tensor:
     """-> the gradient of `middle`, (T, D + o.spare). `normed`: the norm of `middle` (T, D + R), where it was just computed."""
     middle = saved.middle
     assert middle is not None
-    tokens, width = middle.shape
-    gate_up = saved.gate_up
-    if gate_up is None:
-        if normed is None:
-            normed = roomy(tokens, width, layer.gate_up.spare, middle)
-            layer.middle_norm.forward(middle, normed[:, :width], ops)
-        gate_up = _gate_up(layer, saved, normed, buffers)
-    saved.gate_up = None
-    inner = roomy(tokens, layer.down.inputs, 0, middle)  # its gradient first, then itself
-    low = layer.down.backward(d_out, buffers.of(layer.down), inner)
-    ops.swiglu_backward(gate_up[:, : layer.gate_up.outputs], inner)
-    low_x = saved.low["down"] if "down" in saved.low else layer.down.low(inner, buffers.of(layer.down))
-    layer.down.gradients(inner, low_x, d_out[:, :width], low)
-    del inner
-    again = torch.empty_like(middle) if normed is None else None
-    d_normed = torch.empty_like(middle)
-    low = layer.gate_up.backward(gate_up, buffers.of(layer.gate_up), d_normed)
-    d_middle = roomy(tokens, width, layer.o.spare, middle)
-    layer.middle_norm.backward(d_normed, middle, d_out[:, :width], d_middle[:, :width], ops, again)
-    was = again if normed is None else normed[:, :width]
-    assert was is not None
-    layer.gate_up.gradients(was, saved.low["gate_up"], gate_up[:, : layer.gate_up.outputs], low)
+    width = middle.shape[1]
+    kept, saved.gate_up = saved.gate_up, None
+    d_middle = None
+    for here in pieces(len(middle), None if kept is not None else rows.at_once):
+        was, gate_up = None if normed is None else normed[here], kept
+        if gate_up is None:
+            if was is None:
+                was = roomy(len(middle[here]), width, layer.gate_up.spare, middle)
+                layer.middle_norm.forward(middle[here], was[:, :width], ops)
+            gate_up = _gate_up(layer, saved, was, buffers)
+        kept = None
+        low_d = _opened_backward(layer, d_out[here], gate_up, saved.low["down"][here], saved.low["gate_up"], buffers, ops)
+        again = torch.empty_like(middle[here]) if was is None else None
+        d_normed = torch.empty_like(middle[here])
+        low = layer.gate_up.backward(gate_up, buffers.of(layer.gate_up), d_normed, low_d)
+        if d_middle is None:
+            d_middle = _in_place(d_out, width, layer.o.spare)
+        layer.middle_norm.backward(d_normed, middle[here], d_out[here, :width], d_middle[here, :width], ops, again)
+        x = again if was is None else was[:, :width]
+        assert x is not None
+        layer.gate_up.gradients_of_a(x, low)
+        if low_d is None:
+            layer.gate_up.gradients_of_b(gate_up[:, : layer.gate_up.outputs], saved.low["gate_up"])
+        del was, gate_up, low, low_d, again, d_normed, x
+    assert d_middle is not None
     return d_middle
+
+
+def _opened_backward(layer: Layer, d_out: Tensor, gate_up: Tensor, low_down: Tensor, low_x: Tensor, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
+    """From the gradient of `down`'s result to that of gate and up, written over them; adds to `down`'s adapter's. Returns theirs times s B, (T, R), where
+    one kernel makes both."""
+    inner = roomy(len(gate_up), layer.down.inputs, 0, gate_up)  # its gradient
+    low_d = layer.down.backward(d_out, buffers.of(layer.down), inner)
+    low = None
+    if thin_products_join(layer.gate_up, layer.down):
+        low = _swiglu_backward_beside(layer, gate_up, inner, low_x, low_d, buffers, ops)
+    else:
+        ops.swiglu_backward(gate_up[:, : layer.gate_up.outputs], inner)
+        layer.down.gradients_of_a(inner, low_d)
+    layer.down.gradients_of_b(d_out[:, : layer.down.outputs], low_down)
+    return low
+
+
+def _swiglu_backward_beside(layer: Layer, gate_up: Tensor, d_inner: Tensor, low_x: Tensor, low_d: Tensor, buffers: "Buffers", ops: ModuleType) -> Tensor:
+    """swiglu_backward, and with it every thin product that would read its results once more -> their gradient times s B of gate and up, (T, R)."""
+    group = layer.gate_up
+    right = buffers.of(group)[: group.outputs, group.inputs :]
+    (gate, up), (down,) = ([one.lora for one in part.layers if one.lora is not None] for part in (group, layer.down))
+    sums = torch.zeros(len(gate_up), group.spare, dtype=down.a.dtype, device=gate_up.device)  # the adapters': float32 at least
+    assert gate.b.grad is not None
+    assert up.b.grad is not None
+    assert down.a.grad is not None
+    into = Gradient(gate.b.grad, gate.scale), Gradient(up.b.grad, up.scale)
+    ops.swiglu_backward_beside(gate_up[:, : group.outputs], d_inner, right, low_x, sums, *into, low_d, Gradient(down.a.grad))
+    return sums
 
 
 def _turn_backward(layer: Layer, dq: Tensor, dk: Tensor, dv: Tensor, qkv: Tensor, rows: Rows, d_qkv: Tensor, ops: ModuleType) -> None:

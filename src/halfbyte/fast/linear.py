@@ -74,6 +74,8 @@ class Group:
         self.places = [sum(layer.lora.a.shape[0] for layer in layers[:index] if layer.lora) for index in range(len(layers))]
         biases: list[Any] = [layer.module.bias for layer in layers]
         self.bias = any(bias is not None for bias in biases)
+        self.a_gradient: Tensor | None = None
+        """(rank, K), of all A together, where gradients are added up in one piece of memory."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -138,28 +140,44 @@ class Group:
         """x A', (T, R), once more."""
         return x @ buffer[self.outputs :, : self.inputs].T
 
-    def backward(self, d_out: Tensor, buffer: Tensor, d_x: Tensor | None) -> Tensor:
-        """d_out (T, N + R), of which the last R are filled here -> d_x (T, K); returns dy sB, (T, R)."""
-        low = d_out[:, self.outputs :]
-        if self.spare:
-            torch.mm(d_out[:, : self.outputs], buffer[: self.outputs, self.inputs :], out=low)
+    def backward(self, d_out: Tensor, buffer: Tensor, d_x: Tensor | None, low: Tensor | None = None) -> Tensor:
+        """d_out (T, N + R), of which the last R are filled here -> d_x (T, K); returns dy sB, (T, R). `low`: the same, where it is known."""
+        here = d_out[:, self.outputs :]
+        if low is not None:
+            here.copy_(low)
+        elif self.spare:
+            torch.mm(d_out[:, : self.outputs], buffer[: self.outputs, self.inputs :], out=here)
         if d_x is not None:
             torch.mm(d_out, buffer[:, : self.inputs], out=d_x)
-        return low
+        return here
 
     def gradients(self, x: Tensor, low_x: Tensor, d_out: Tensor, low_d: Tensor) -> None:
-        """Adds to each adapter's gradient, which must be there: x (T, K), low_x = x A' and low_d = dy sB (T, R), d_out (T, N)."""
-        if not self.rank:
-            return
-        d_a = _product(low_d[:, : self.rank].T, x)  # (rank, K)
-        d_b = _product(d_out.T, low_x[:, : self.rank])  # (N, rank)
+        """Adds to each adapter's gradient, which must be there (gradients.py): x (T, K), low_x = x A' and low_d = dy sB (T, R), d_out (T, N)."""
+        self.gradients_of_a(x, low_d)
+        self.gradients_of_b(d_out, low_x)
+
+    def gradients_of_a(self, x: Tensor, low_d: Tensor) -> None:
+        if self.rank:
+            assert self.a_gradient is not None
+            _add_product(self.a_gradient, low_d[:, : self.rank].T, x)
+
+    def gradients_of_b(self, d_out: Tensor, low_x: Tensor) -> None:
         for layer, start, place in self._placed():
             if layer.lora is not None:
-                columns = slice(place, place + layer.lora.a.shape[0])
-                assert layer.lora.a.grad is not None
                 assert layer.lora.b.grad is not None
-                layer.lora.a.grad += d_a[columns]
-                layer.lora.b.grad.add_(d_b[start : start + layer.outputs, columns], alpha=layer.lora.scale)
+                here = d_out[:, start : start + layer.outputs].T
+                _add_product(layer.lora.b.grad, here, low_x[:, place : place + layer.lora.a.shape[0]], layer.lora.scale)
+
+
+MOST_JOINED = 64
+"""Ranks of a module whose thin products swiglu_backward_beside keeps in registers."""
+
+
+def thin_products_join(gate_up: Group, down: Group) -> bool:
+    """Whether swiglu_backward_beside serves these adapters. Its sums are added up in no fixed order, so not where torch is asked for one."""
+    adapters = [layer.lora for layer in (*gate_up.layers, *down.layers)]
+    served = all(lora is not None and lora.a.shape[0] <= MOST_JOINED for lora in adapters)
+    return served and not torch.are_deterministic_algorithms_enabled()
 
 
 def roomy(rows: int, width: int, spare: int, like: Tensor) -> Tensor:
@@ -174,8 +192,11 @@ def _into(out: Tensor, x: Tensor, weights: Tensor, onto: bool) -> None:
         torch.mm(x, weights.T, out=out)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def _add_product(into: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> None:
     """In float32 where the factors are in 16 bits: a gradient is a sum over thousands of tokens."""
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left @ right
+    if left.is_cuda and left.dtype != into.dtype:
+        torch.addmm(into, left, right, out_dtype=into.dtype, alpha=scale, out=into)
+    elif left.dtype != into.dtype:
+        into.add_(left @ right, alpha=scale)
+    else:
+        into.addmm_(left, right, alpha=scale)

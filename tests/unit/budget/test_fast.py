@@ -89,7 +89,7 @@ class Logged(Allocator):
 def without_kernels() -> SimpleNamespace:
     """The kernels allocate nothing, and here they compute nothing either."""
     both_ways = [name + way for name in ("rms_norm", "layer_norm", "rotate", "swiglu", "gelu") for way in ("", "_backward")]
-    names = [*both_ways, "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4"]
+    names = [*both_ways, "swiglu_backward_beside", "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4"]
     return SimpleNamespace(**dict.fromkeys(names, lambda *_, **__: None))
 
 
@@ -101,10 +101,6 @@ def attend_backward(d_out, q, k, v, out, kept, documents, window, scale):
     found = tuple(torch.empty_like(one, memory_format=torch.contiguous_format) for one in (q, k, v))
     torch.empty(d_out.shape, dtype=torch.float32)
     return found
-
-
-def product(left, right):
-    return torch.empty(left.shape[0], right.shape[1], dtype=torch.float32)
 
 
 class Stream:
@@ -149,7 +145,7 @@ def without_a_gpu(monkeypatch) -> Iterator[None]:
         for module, name, value in (
             (decoder, "ops_for", lambda _: without_kernels()),
             *((module, function.__name__, function) for module in (layer, falcon) for function in (attend, attend_backward)),
-            (linear, "_product", product), (head, "rows_at_a_time", lambda _: PIECE), (budget, "rows_at_a_time", lambda _: PIECE),
+            (linear, "_add_product", lambda *_: None), (head, "rows_at_a_time", lambda _: PIECE), (budget, "rows_at_a_time", lambda _: PIECE),
             (torch.cuda, "current_stream", lambda _: Stream()), (torch.cuda, "stream", lambda _: nullcontext()), (parking.Shelf, "_place", place),
         ):  # fmt: skip
             patch.setattr(module, name, value)
@@ -179,6 +175,17 @@ WAYS: dict[str, tuple[str, list[Placement], dict]] = {
     "falcon, one adapter": ("falcon", [Placement(activations="attention")] * LAYERS, {"targets": ("query_key_value",)}),
     "two adapters": ("llama", [Placement(activations="attention", parked=True)] * LAYERS, {"targets": ("q_proj", "down_proj")}),
 }
+
+
+IN_PIECES = ["all", "thin", "input", "input of qwen3, tight", "each its own", "parked", "two adapters"]
+
+
+@pytest.mark.parametrize("way", IN_PIECES)
+def test_the_replay_allocates_what_the_fast_path_does_piece_by_piece(monkeypatch, way):
+    for module, name, value in ((decoder, "MOST_AT_ONCE", 40), (decoder, "FEW_AT_ONCE", 24), (layer, "ALIGNED", 8)):
+        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(budget, name, value)
+    test_the_replay_allocates_what_the_fast_path_does(monkeypatch, way)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -273,7 +280,9 @@ def test_where_documents_differ_flash_attention_takes_more():
 
 
 def test_the_constants_are_those_of_the_path():
-    assert (budget.SPARE, budget.FEW, budget.IN_FLIGHT, budget.LARGE) == (linear.SPARE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
+    own = budget.SPARE, budget.MOST_JOINED, budget.FEW, budget.IN_FLIGHT, budget.LARGE
+    assert own == (linear.SPARE, linear.MOST_JOINED, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
+    assert (budget.MOST_AT_ONCE, budget.FEW_AT_ONCE, budget.ALIGNED) == (decoder.MOST_AT_ONCE, decoder.FEW_AT_ONCE, layer.ALIGNED)
     rows = {words: head.rows_at_a_time(words) for words in (320, 32_000, 65_024, 128_256, 152_064, 300_000)}
     assert rows == {words: budget.rows_at_a_time(words) for words in rows}
     assert rows == {320: 2048, 32_000: 2048, 65_024: 1024, 128_256: 512, 152_064: 384, 300_000: 256}

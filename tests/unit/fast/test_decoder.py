@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from halfbyte.data.batches import IGNORE
+from halfbyte.fast import decoder, layer
 from halfbyte.fast.block import KEEP
 from halfbyte.fast.decoder import FastDecoder
 from tolerances import FAST_EXACT, FAST_FLOAT32
@@ -139,6 +140,24 @@ def test_whatever_is_kept_the_gradient_is_the_same(kind, how):
     """The rank of one module differs, and one layer has no adapter on gate and up, so buffers change their layout."""
     targets, ranks = SOME["falcon" if kind == "falcon" else "llama"]
     check(adapted(kind, targets, {"rank_pattern": ranks}, num_hidden_layers=3), **HOW[how])
+
+
+@pytest.mark.parametrize("keep", KEEP)
+@pytest.mark.parametrize("targets", [LINEARS, ("q_proj", "o_proj", "up_proj")], ids=["", "on some"])
+@pytest.mark.parametrize("tight", [False, True], ids=["", "tight"])
+def test_an_mlp_may_take_its_tokens_in_pieces(monkeypatch, keep, targets, tight):
+    """The last piece is shorter than the others."""
+    monkeypatch.setattr(decoder, "MOST_AT_ONCE", 20)
+    monkeypatch.setattr(decoder, "FEW_AT_ONCE", 9)
+    monkeypatch.setattr(layer, "ALIGNED", 4)
+    check(adapted("qwen2", targets, num_hidden_layers=3), keep=[keep] * 3, tight=tight, parked=(1,))
+
+
+def test_lengths_of_pieces():
+    assert [(one.start, one.stop) for one in layer.pieces(300, 256)] == [(0, 256), (256, 300)]
+    assert [(one.start, one.stop) for one in layer.pieces(600, 256)] == [(0, 256), (256, 512), (512, 600)]
+    assert [(one.start, one.stop) for one in layer.pieces(16384, 8192)] == [(0, 8192), (8192, 16384)]
+    assert [(one.start, one.stop) for one in layer.pieces(77, None)] == [(0, 77)]
 
 
 ROWS = {
