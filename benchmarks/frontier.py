@@ -24,7 +24,7 @@ from typing import Any
 import suite
 from claims import save_raw
 from programs import Configuration, Steps, configuration_of, family_of
-from suite_claims import BUDGETS_GB, UNSLOTH, Comparison, claim_of, put_claims, reserved, sound
+from suite_claims import BUDGETS_GB, UNSLOTH, Comparison, claim_of, in_budget, put_claims, reserved, sound
 from suite_table import Cell, faults, load_cells, reference_of
 
 GRIDS = ("1x2048", "2x2048", "4x2048", "8x2048")
@@ -107,10 +107,16 @@ def pairs(cells: list[Cell], budgets: Iterable[int], runs: Runs, failed: dict[st
 
 
 def load_pairs(results: Path) -> dict[int, Comparison]:
-    """What frontier.json holds."""
+    """What frontier.json holds, and what the suite ran under limits (--cells), where that is newer."""
     file = results / FILE
     stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {int(budget): Comparison(pair["ours"], pair["rival"]) for budget, pair in stored.items()}
+    found = {int(budget): Comparison(pair["ours"], pair["rival"]) for budget, pair in stored.items()}
+    cells = load_cells(results / "suite")
+    for budget in BUDGETS_GB:
+        pair = in_budget(cells, budget)
+        if pair is not None and (budget not in found or pair.ours["sitting"] > found[budget].ours["sitting"]):
+            found[budget] = pair
+    return found
 
 
 def save_pairs(found: dict[int, Comparison], results: Path) -> None:

@@ -288,11 +288,11 @@ WAYS = {
     "half": by_hand_with("every second layer computes gate and up again", keep=("all", "thin")),
     "thin": by_hand_with("all layers compute gate and up again", keep=("thin",)),
     "slim": by_hand_with("layer inputs and attention's results kept", keep=("attention",)),
-    "lean-thin": by_hand_with(
-        "in the computer's memory layer inputs, attention's results and, of every second layer, all but gate and up", keep=("attention", "thin"), parked=True
-    ),
+    "lean-thin": by_hand_with("in the computer's memory all but gate and up", keep=("thin",), parked=True),
+    "lean-thin-tight": by_hand_with("lean-thin, with one buffer for all weights and shorter pieces", keep=("thin",), parked=True, tight=True),
+    "lean-half-tight": by_hand_with("of every second layer lean-thin, of the others lean, tight", keep=("attention", "thin"), parked=True, tight=True),
     "lean": by_hand_with("layer inputs and attention's results in the computer's memory", keep=("attention",), parked=True),
-    "lean-tight": by_hand_with("lean, with one buffer for all weights", keep=("attention",), parked=True, tight=True),
+    "lean-tight": by_hand_with("lean, with one buffer for all weights and shorter pieces", keep=("attention",), parked=True, tight=True),
     "leanest": by_hand_with("layer inputs in the computer's memory, one buffer for all weights", keep=("input",), parked=True, tight=True),
 }
 PROGRAMS = {

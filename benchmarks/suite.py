@@ -13,6 +13,10 @@ Where time on the machine is short, cells whose model is the same share a proces
     python benchmarks/suite.py --together --no-anchors --warm-caches --warm-up 5 --timed 8 --repeats 1 --again --programs fast lean unsloth ...
 
 Packed rows are ROWSxTOKENS:LENGTHS, such as 1x8192:alpaca, with documents of the lengths in row_lengths.json.
+
+    python benchmarks/suite.py --together --no-anchors --warm-caches --cells 4x2048--lean=8 4x2048--unsloth=8 1x2048--fast 1x2048--unsloth-off
+
+runs these cells and no others; after =, the gigabytes that PyTorch may take of the GPU.
 """
 
 import argparse
@@ -106,6 +110,9 @@ def sit(args: argparse.Namespace) -> None:
 
 def jobs_of(args: argparse.Namespace, folder: Path) -> list[Job]:
     """The anchors first; then the program that losses and bytes are compared with before those that are compared."""
+    if args.cells:
+        steps = Steps(args.warm_up, args.timed, args.repeats)
+        return [Job(configuration, name, steps, budget_bytes=budget) for configuration, name, budget in args.cells]
     anchors = [(args.anchor, name) for name in ANCHORS] if args.anchors else []
     others = [(configuration, name) for configuration in args.configurations for name in sorted(args.programs, key=lambda name: name not in REFERENCES[:2])]
     jobs = []
@@ -118,6 +125,17 @@ def jobs_of(args: argparse.Namespace, folder: Path) -> list[Job]:
         if not done or (anchor and earlier["status"] == "measured"):
             jobs.append(Job(configuration, name, Steps(args.warm_up, args.timed, 1 if done else args.repeats), anchor, done))
     return jobs
+
+
+ASKED = re.compile(r"(?P<grid>\d+x\d+(:\w+)?)--(?P<program>[\w-]+?)(=(?P<gigabytes>[\d.]+))?")
+
+
+def asked_cell(words: str, shape: str, rank: int) -> tuple[Configuration, str, int | None]:
+    """Of one word of --cells, with the bytes of its limit. Raises ValueError."""
+    found = ASKED.fullmatch(words)
+    if found is None or found["program"] not in PROGRAMS:
+        raise ValueError(f"--cells {words}: a cell is ROWSxTOKENS[:LENGTHS]--PROGRAM[=GB], such as 4x2048--unsloth=8")
+    return configuration_of(shape, found["grid"], rank), found["program"], int(float(found["gigabytes"]) * 1e9) if found["gigabytes"] else None
 
 
 def write_given(args: argparse.Namespace, configurations: set[Configuration]) -> str | None:
@@ -293,6 +311,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--anchor", default=GRIDS[0], metavar="ROWSxTOKENS", help="the configuration that every sitting times the anchors on")
     parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS), metavar="PROGRAM")
+    parser.add_argument("--cells", nargs="+", default=[], metavar="ROWSxTOKENS[:LENGTHS]--PROGRAM[=GB]", help="these and no others, also where they are there")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--warm-up", type=int, default=10, help="steps")
     parser.add_argument("--timed", type=int, default=20, help="steps of each repeat")
@@ -320,6 +339,10 @@ def main() -> None:
         run_task(json.loads(args.task))
         return
     args.scratch = args.scratch.resolve()
+    try:
+        args.cells = [asked_cell(one, args.shape, args.rank) for one in args.cells]
+    except ValueError as error:
+        words.error(str(error))
     args.anchor, *args.configurations = (configuration_of(args.shape, grid, args.rank) for grid in [args.anchor, *args.configurations])
     if args.tables:
         from frontier import record_budgets

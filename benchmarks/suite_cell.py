@@ -55,6 +55,8 @@ def measure_all(tasks: list[dict[str, Any]], scratch: Path, device: str) -> None
         now = time.perf_counter()
         measured |= {"budget_bytes": task["budget_bytes"], "own_seconds": now - began}
         began = now
+        if len(cells) > 1:
+            torch._dynamo.reset()  # what was compiled for the rows of one cell would be taken for sizes that vary in the next
         partial = scratch / "cell.partial"
         partial.write_text(json.dumps(measured), encoding="utf-8")
         partial.rename(task["out"])

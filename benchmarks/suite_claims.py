@@ -86,6 +86,22 @@ def comparisons(cells: list[Cell], target: Target) -> list[Comparison]:
     return sorted(found, key=lambda one: one.ratio)
 
 
+def in_budget(cells: list[Cell], gigabytes: int) -> Comparison | None:
+    """Of the newest sitting in which both sides ran where PyTorch may take no more than so much: the fastest of each, whatever the number of rows."""
+    found = [
+        one for name in {cell["configuration"]["name"] for cell in cells if cell["configuration"]["shape"] == SHAPE and not cell["configuration"].get("packed")}
+        for one in sound(cells, name) if (one.get("budget_bytes") or 1 << 62) <= gigabytes * 10**9 and reserved(one) <= gigabytes * 10**9
+    ]  # fmt: skip
+    for sitting in sorted({one["sitting"] for one in found}, reverse=True):
+        sides = [
+            max((one for one in found if one["sitting"] == sitting and wanted(one["program"])), key=lambda one: one["tokens_per_second"], default=None)
+            for wanted in (WAYS.__contains__, UNSLOTH.__contains__)
+        ]
+        if sides[0] is not None and sides[1] is not None:
+            return Comparison(sides[0], sides[1])
+    return None
+
+
 def claim_of(claim: str, found: Comparison, command: str, text: str) -> dict[str, Any]:
     ours, rival = found.ours, found.rival
     return {

@@ -67,11 +67,24 @@ def _best(run: FastRun, rows: int, bounds: Bounds) -> Choice | None:
     ladder = {None: LADDER, True: LADDER[:1], False: LADDER[-1:]}[run.checkpointing]
     found = _climb(lambda count, low, high: _split(layers, low, high, count), ladder, run, rows, bounds)
     if run.checkpointing is not False and (found is None or found.work.layers[0].activations != "kept"):
-        parked = _climb(lambda count, low, high: _parked(layers, low, high, count), (ladder[min(1, len(ladder) - 1)], ladder[-1]), run, rows, bounds)
-        lean = _lean(run, rows, bounds) if parked is None else []
-        fitting = [choice for choice in (found, parked, *lean) if choice is not None and choice.fits and choice.host_bytes <= run.host_bytes]
+        fitting = [
+            choice for choice in (found, *_away(run, rows, ladder, bounds)) if choice is not None and choice.fits and choice.host_bytes <= run.host_bytes
+        ]
         found = min(fitting, key=lambda choice: choice.step_seconds, default=None)
     return _with_idle_memory(run, found, bounds) if found is not None else None
+
+
+def _away(run: FastRun, rows: int, ladder: tuple[str, ...], bounds: Bounds) -> list[Choice]:
+    """What waits in the computer's memory: what `thin` or `attention` keeps, with one piece of memory for all weights or not; or, where none fits, inputs."""
+    layers = run.work.shape.layers
+    found = []
+    for low in ladder[-2:0:-1] or ladder[:1]:
+        for one_buffer in (False, True):
+            choice = _climb(lambda count, low, high: _parked(layers, low, high, count), (low, ladder[-1]), run, rows, bounds, one_buffer)
+            if choice is not None:
+                found.append(choice)
+                break  # one buffer alone is never quicker
+    return found or _lean(run, rows, bounds)
 
 
 def _lean(run: FastRun, rows: int, bounds: Bounds) -> list[Choice]:
@@ -103,17 +116,19 @@ def _parked(layers: int, low: str, high: str, count: int) -> tuple[Placement, ..
     )  # fmt: skip
 
 
-def _climb(place: Callable[[int, str, str], tuple[Placement, ...]], ladder: tuple[str, ...], run: FastRun, rows: int, bounds: Bounds) -> Choice | None:
+def _climb(
+    place: Callable[[int, str, str], tuple[Placement, ...]], ladder: tuple[str, ...], run: FastRun, rows: int, bounds: Bounds, one_buffer: bool = False
+) -> Choice | None:
     """As far up the ladder as fits; None where its foot does not."""
     layers = run.work.shape.layers
-    whole = _price(run, run.at_once(rows, place(layers, ladder[-1], ladder[-1])), bounds)
+    whole = _price(run, run.at_once(rows, place(layers, ladder[-1], ladder[-1]), one_buffer), bounds)
     if whole.fits or len(ladder) == 1:
         return whole if whole.fits else None
-    foot = _price(run, run.at_once(rows, place(0, ladder[0], ladder[0])), bounds)
+    foot = _price(run, run.at_once(rows, place(0, ladder[0], ladder[0]), one_buffer), bounds)
     if not foot.fits:
         return None
     for low, high in pairwise(ladder):
-        top = _price(run, run.at_once(rows, place(layers, low, high)), bounds)
+        top = _price(run, run.at_once(rows, place(layers, low, high), one_buffer), bounds)
         if top.fits:
             foot = top
             continue
@@ -122,7 +137,7 @@ def _climb(place: Callable[[int, str, str], tuple[Placement, ...]], ladder: tupl
         for _ in range(MOST_TRIES):
             if count <= 0:
                 return foot
-            between = _price(run, run.at_once(rows, place(count, low, high)), bounds)
+            between = _price(run, run.at_once(rows, place(count, low, high), one_buffer), bounds)
             if between.fits:
                 return between if between.step_seconds < foot.step_seconds else foot
             count = min(count - 1, int(count - (between.peak_bytes - bounds.budget_bytes) / max(step, 1)))

@@ -6,7 +6,7 @@ where rows are short, and nothing where they are recorded. Copies of what is par
 
 from dataclasses import dataclass
 
-from halfbyte.budget.fast import KEEP, FastWork, Group, groups_of, thin_products_join
+from halfbyte.budget.fast import FEW_AT_ONCE, KEEP, FastWork, Group, groups_of, pieces, thin_products_join
 from halfbyte.budget.rates import SHARPNESS, Rates
 from halfbyte.budget.shadow import FLOAT, HALF
 
@@ -45,6 +45,7 @@ def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> Fa
     each = (_of_falcon if shape.family == "falcon" else _of_llama)(given)
     seen = sum(length * min(length, shape.window or length) for length in given.lengths)
     scores = 2.0 * seen * shape.heads * shape.head_width
+    further = len(pieces(tokens, FEW_AT_ONCE)) - 1
     flops = moved = launches = attention = scaled = 0.0
     for number, layer in enumerate(given.work.layers):
         keep = KEEP[layer.activations]
@@ -53,7 +54,7 @@ def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> Fa
         attention += scores * (4.5 if keep == "input" else 3.5)
         launches += each.launches + each.launches_again[keep]
         if layer.weights != "16bit":
-            scaled += 2 * each.weights + (each.opening_weights if given.tight and keep != "all" else 0.0)
+            scaled += 2 * each.weights + (each.weights_again(further) if given.tight and keep != "all" else 0.0)
     head = 4.0 * given.places * shape.vocabulary * shape.width
     logits = given.places * shape.vocabulary * 4
     bytes_moved = HALF * (tokens * moved + logits) + scaled * SCALED_BYTES * (1 if given.work.four_bit else 1.6)
@@ -79,10 +80,15 @@ class LayerEffort:
     launches: float
     weights: float
     opening_weights: float
-    """Of them, what must be written once more into one piece of memory for all where the MLP is opened again."""
+    """Of them, what opens the MLP: once more into one piece of memory for all where it is opened again."""
+    closing_weights: float
     again: dict[str, float]
     moved_again: dict[str, float]
     launches_again: dict[str, int]
+
+    def weights_again(self, further: int) -> float:
+        """Where all weights share one piece of memory and the MLP takes its tokens in so many further pieces, it is written for each, both ways."""
+        return self.opening_weights + further * (3 * self.opening_weights + 2 * self.closing_weights)
 
 
 def _product(given: FastWork, *groups: Group) -> float:
@@ -99,7 +105,7 @@ def _of_llama(given: FastWork) -> LayerEffort:
     backward = 2 * width + 5 * feed + thin + width + 5 * width + attended + 2 * width + turned + 2 * qkv.outputs + width + 5 * width
     recomputed, whole = _product(given, qkv, o, gate_up), first_half + width
     return LayerEffort(
-        _product(given, *groups), _product(given, qkv), forward + backward, FORWARD + BACKWARD, sum(group.size for group in groups), gate_up.size,
+        _product(given, *groups), _product(given, qkv), forward + backward, FORWARD + BACKWARD, sum(group.size for group in groups), gate_up.size, down.size,
         {"all": 0.0, "thin": _product(given, gate_up), "attention": recomputed, "input": recomputed},
         {"all": 0, "thin": 3 * width, "attention": whole, "input": whole}, AGAIN,
     )  # fmt: skip
@@ -114,7 +120,7 @@ def _of_falcon(given: FastWork) -> LayerEffort:
     backward = (feed + 2 * width) + 4 * feed + attended + 2 * width + turned + 2 * wide.outputs + width + 5 * width
     opened = _product(given, wide) * feed / wide.outputs
     return LayerEffort(
-        _product(given, *groups), _product(given, wide), forward + backward, FALCON_LAUNCHES, sum(group.size for group in groups), wide.size,
+        _product(given, *groups), _product(given, wide), forward + backward, FALCON_LAUNCHES, sum(group.size for group in groups), wide.size, 0.0,
         {"all": 0.0, "thin": opened, "attention": _product(given, wide), "input": _product(given, wide)},
         {"all": 0, "thin": 3 * width, "attention": 3 * width + turned, "input": 3 * width + turned}, FALCON_AGAIN,
     )  # fmt: skip

@@ -564,3 +564,14 @@ def test_the_page_shows_the_cells_that_are_recorded(tmp_path):
     write_page(cells, load_sittings(cells), tmp_path)
     for name in ("performance.md", "performance.svg"):
         assert (tmp_path / name).read_text(encoding="utf-8") == (docs / name).read_text(encoding="utf-8")
+
+
+def test_single_cells_may_be_asked_for_with_a_limit():
+    import suite
+    from programs import configuration_of
+
+    assert suite.asked_cell("4x2048--lean-thin=7.5", "toy", 16) == (configuration_of("toy", "4x2048", 16), "lean-thin", 7_500_000_000)
+    assert suite.asked_cell("1x8192:alpaca--unsloth-off", "toy", 4) == (configuration_of("toy", "1x8192:alpaca", 4), "unsloth-off", None)
+    for wrong in ("4x2048--nobody", "4x2048", "2048--fast", "4x2048--fast=much"):
+        with pytest.raises(ValueError, match=f"--cells {wrong}: a cell is"):
+            suite.asked_cell(wrong, "toy", 16)

@@ -169,6 +169,23 @@ def test_who_was_slowed_by_a_small_budget_runs_again_in_a_larger_one(cell, front
     assert [claims[f"budget-{budget}-vs-unsloth"]["value"] for budget in (8, 10, 12)] == [1.556, 1.273, 1.273]
 
 
+def test_cells_of_the_suite_that_ran_under_a_limit_count_for_every_budget_that_holds_it(cell, tmp_path):
+    from frontier import load_pairs
+
+    cells = [
+        cell("lean", "4x2048", 14000, 7.4, budget_bytes=8 * 10**9), cell("fast", "1x2048", 17000, 11.8, budget_bytes=12 * 10**9),
+        cell("unsloth", "4x2048", 11000, 7.2, budget_bytes=8 * 10**9), cell("unsloth-off", "1x2048", 13000, 12.9, budget_bytes=16 * 10**9),
+        cell("thin", "1x2048", 90000, 7.9), cell("half", "1x2048", 80000, 9.0, sitting="2026-11-22T07:00:00Z", budget_bytes=10 * 10**9),
+    ]  # fmt: skip
+    (tmp_path / "suite").mkdir()
+    for number, one in enumerate(cells):
+        (tmp_path / "suite" / f"a--{number}.json").write_text(json.dumps(one))
+    pairs = {budget: (pair.ours["program"], pair.rival["program"]) for budget, pair in load_pairs(tmp_path).items()}
+    assert pairs == {
+        8: ("lean", "unsloth"), 10: ("lean", "unsloth"), 12: ("fast", "unsloth"), **dict.fromkeys((16, 24, 40, 80), ("fast", "unsloth-off"))
+    }  # fmt: skip
+
+
 def test_where_nothing_of_one_side_fits_there_is_no_claim(cell, frontier, tmp_path):
     assert frontier([cell("lean", "4x2048", 14000, 7.0), cell("unsloth", "4x2048", 11000, 9.4)], "--budgets", "8") == [("4x2048--lean", 8)]
     assert claims_in(tmp_path) == {}

@@ -113,4 +113,4 @@ def test_it_is_told_in_words():
     told = forecast("8GB").choice.told()
     assert told.startswith("fast path, ")
     assert forecast("8GB").as_json()["chosen"]["path"] == "fast"
-    assert Placement("4bit", "attention", True) in forecast("8GB").choice.work.layers
+    assert Placement("4bit", "thin", True) in forecast("8GB").choice.work.layers
