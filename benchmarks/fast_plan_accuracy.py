@@ -77,6 +77,7 @@ def cases() -> list[Case]:
         Case("mistral-7b", 4, (16384,), ("attention",)), Case("mistral-7b", 4, (4096,), ("thin",), resident=2),
         Case("mistral-7b", 4, (777, 1500, 2048, 300)), Case("mistral-7b", 4, (4096,), ("recomputed",), packed=5),
         Case("mistral-7b", 4, (2048,) * 2, mixed, packed=8, learned=0.3), Case("mistral-7b", 4, (8192,), ("attention",), parked=True, tight=True),
+        Case("mistral-7b", 4, (20000,), ("thin",), parked=True, tight=True), Case("mistral-7b", 8, (12288,), ("thin",), parked=True),
     ]  # fmt: skip
     ranks = [
         replace(one, rank=64) for one in (Case("mistral-7b", 4, (2048,)), Case("mistral-7b", 4, (2048,) * 2, ("recomputed",), tight=True, record=True))
@@ -105,7 +106,11 @@ def cases() -> list[Case]:
         Case("llama-1b", None, (8192,), ("attention",), parked=True), Case("qwen2-0.5b", None, (2048,) * 2), Case("qwen2-0.5b", None, (512,) * 8, ("thin",)),
         Case("qwen2-0.5b", None, (1024,) * 2, ("recomputed",), record=True), Case("qwen2-0.5b", None, (4096,), ("recomputed",), parked=True),
     ]  # fmt: skip
-    return [*mistral, *ranks, *some, *llama, *qwen2, *qwen3, *small, *whole]
+    falcon = [
+        Case("falcon-7b", 4, (2048,) * 2), Case("falcon-7b", 4, (2048,) * 4, ("thin",)), Case("falcon-7b", 4, (4096,), ("attention",), parked=True),
+        Case("falcon-7b", 4, (1024,) * 2, ("recomputed",), record=True), Case("falcon-7b", 8, (2048,), mixed, packed=5),
+    ]  # fmt: skip
+    return [*mistral, *ranks, *some, *llama, *qwen2, *qwen3, *falcon, *small, *whole]
 
 
 def settings_of(case: Case) -> dict[str, Any]:
