@@ -60,6 +60,9 @@ class Buffers:
             self._holds[key] = group
         return buffer
 
+    def begin(self) -> None:
+        """On the device, before each forward pass: nothing."""
+
     def forget(self) -> None:
         """What the buffers hold of adapters is no longer true."""
         self._holds.clear()

@@ -19,6 +19,7 @@ from halfbyte.fast.adopt import Adopted, adopt
 from halfbyte.fast.attention import Documents
 from halfbyte.fast.block import Rows, Saved
 from halfbyte.fast.buffers import Buffers
+from halfbyte.fast.fp8 import Fp8Buffers, in_fp8
 from halfbyte.fast.gradients import Gradients
 from halfbyte.fast.head import loss_and_gradient
 from halfbyte.fast.parking import Shelf
@@ -37,14 +38,14 @@ class FastDecoder:
 
     keep: for each layer one of block.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory;
     resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights, and fewer tokens at once in an MLP;
-    record: micro-batches of a shape that comes again are recorded as a CUDA graph.
+    record: micro-batches of a shape that comes again are recorded as a CUDA graph; fp8: the frozen products are in 8 bits (fp8.py).
     """
 
     def __init__(
         self, model: nn.Module, dtype: torch.dtype, keep: Sequence[str] | None = None, parked: Collection[int] = (), resident: Collection[int] = (),
-        tight: bool = False, record: bool = False,
+        tight: bool = False, record: bool = False, fp8: bool = False,
     ) -> None:  # fmt: skip
-        self.parts: Adopted = adopt(model, dtype)
+        self.parts: Adopted = in_fp8(adopt(model, dtype)) if fp8 else adopt(model, dtype)
         layers = self.parts.layers
         self.keep = tuple(keep or ["all"] * len(layers))
         self.parked = frozenset(parked)
@@ -53,7 +54,7 @@ class FastDecoder:
         self.ops = ops_for(self.device)
         groups = [group for layer in layers for group in layer.groups]
         stay = [group for number in sorted(resident) for group in layers[number].groups]
-        self.buffers = Buffers(dtype, self.device, self.ops, stay, groups if tight else None)
+        self.buffers = Fp8Buffers(dtype, self.device, groups, stay, tight) if fp8 else Buffers(dtype, self.device, self.ops, stay, groups if tight else None)
         self.gradients = Gradients(groups)
         self.at_once = FEW_AT_ONCE if tight else MOST_AT_ONCE
         self.shelf = Shelf(self.device)
@@ -79,6 +80,7 @@ class FastDecoder:
     def _run(self, documents: Documents, ids: Tensor, places: Tensor, targets: Tensor, positions: Tensor, scale: Tensor) -> Tensor:
         """Tensors on the device, no gradient of autograd's, and nothing that waits for the GPU."""
         layers = self.parts.layers
+        self.buffers.begin()
         x = self.parts.embedding(ids).to(self.parts.dtype)
         rows = Rows(*self._rotary(positions), documents, self.at_once)
         kept: list[Saved | None] = []

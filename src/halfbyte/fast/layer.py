@@ -234,9 +234,9 @@ def _opened_backward(layer: Layer, d_out: Tensor, gate_up: Tensor, low_down: Ten
 def _swiglu_backward_beside(layer: Layer, gate_up: Tensor, d_inner: Tensor, low_x: Tensor, low_d: Tensor, buffers: "Buffers", ops: ModuleType) -> Tensor:
     """swiglu_backward, and with it every thin product that would read its results once more -> their gradient times s B of gate and up, (T, R)."""
     group = layer.gate_up
-    right = buffers.of(group)[: group.outputs, group.inputs :]
+    right = group.right(buffers.of(group))
     (gate, up), (down,) = ([one.lora for one in part.layers if one.lora is not None] for part in (group, layer.down))
-    sums = torch.zeros(len(gate_up), group.spare, dtype=down.a.dtype, device=gate_up.device)  # the adapters': float32 at least
+    sums = torch.zeros(len(gate_up), group.thin, dtype=down.a.dtype, device=gate_up.device)  # the adapters': float32 at least
     assert gate.b.grad is not None
     assert up.b.grad is not None
     assert down.a.grad is not None

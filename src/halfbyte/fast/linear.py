@@ -82,6 +82,15 @@ class Group:
         """Of the buffer."""
         return self.outputs + self.spare, self.inputs + self.spare
 
+    @property
+    def thin(self) -> int:
+        """Columns of x A' and dy sB."""
+        return self.spare
+
+    def right(self, buffer: Tensor) -> Tensor:
+        """sB (N, R)."""
+        return buffer[: self.outputs, self.inputs :]
+
     def matrices(self) -> list[nn.Parameter]:
         """The adapters', in order: all A, then all B."""
         adapters = [layer.lora for layer in self.layers if layer.lora]
@@ -120,12 +129,15 @@ class Group:
         else:  # a tensor that somebody else made, without room: the adapter's part is added in a second product
             _into(out, here, weights[:, : self.inputs], onto)
             out.addmm_(low, weights[:, self.inputs :].T)
-        if self.bias:
-            for layer, start, _ in self._placed():
-                bias: Any = layer.module.bias
-                if bias is not None:
-                    out[:, start : start + layer.outputs] += bias
+        self.add_bias(out)
         return low
+
+    def add_bias(self, out: Tensor) -> None:
+        """To out (T, N), where some of the layers have one."""
+        for layer, start, _ in self._placed() if self.bias else ():
+            bias: Any = layer.module.bias
+            if bias is not None:
+                out[:, start : start + layer.outputs] += bias
 
     def forward_one(self, number: int, x: Tensor, buffer: Tensor, out: Tensor) -> Tensor:
         """Of one of the layers alone: x (T, K + R), of which the last R are filled here -> out (T, n); returns x A', (T, R), of all."""
