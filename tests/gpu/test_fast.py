@@ -130,31 +130,6 @@ def test_gates(width):
     holds(inner, plain, truth)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(1100, 14336), (2048, 11008), (64, 2049)])
-@pytest.mark.parametrize("ranks", [(16, 16, 16), (64, 8, 3)], ids=str)
-def test_gates_with_the_thin_products_of_their_adapters(rows, width, ranks):
-    """Products of gradients that are rounded to bfloat16, as those that cuBLAS would make; sums of whole columns, over all tokens."""
-    from halfbyte.kernels import gpu, reference
-
-    gate, up, down = ranks
-    spare = -(-(gate + up) // 64) * 64
-    x, d_out = on_gpu(rows, 2 * width, spread=2.0), on_gpu(rows, width, seed=1)
-    right = torch.zeros(2 * width, spare, dtype=torch.float64, device=CUDA)
-    right[:width, :gate], right[width:, gate : gate + up] = on_gpu(width, gate, seed=2), on_gpu(width, up, seed=3)
-    low_x, low_d = on_gpu(rows, spare, seed=4), on_gpu(rows, 64, seed=5)
-
-    def compute(ops, dtype, wide):
-        given, inner = apart(x, dtype, 64), apart(d_out, dtype, 64)
-        sums = torch.zeros(rows, spare, dtype=wide, device=CUDA)
-        into = [reference.Gradient(torch.zeros(*shape, dtype=wide, device=CUDA), 0.5) for shape in ((width, gate), (width, up), (down, width))]
-        ops.swiglu_backward_beside(given, inner, apart(right, dtype, 8), low_x.to(dtype), sums, into[0], into[1], apart(low_d, dtype, 64), into[2])
-        return [given, sums, *(one.into for one in into)]
-
-    truth = compute(reference, torch.float64, torch.float64)
-    for ours, plain, exact in zip(compute(gpu, BF16, torch.float32), compute(reference, BF16, torch.float32), truth, strict=True):
-        holds(ours, plain, exact)
-
-
 @pytest.mark.parametrize("width", [18176, 4096, 2049])
 def test_an_activation_without_a_gate(width):
     from halfbyte.kernels import gpu

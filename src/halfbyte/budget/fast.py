@@ -15,7 +15,7 @@ from halfbyte.budget.step import CUBLAS_WORKSPACE, LONG, Work, adapter_matrices,
 
 KEEP = {"kept": "all", "thin": "thin", "attention": "attention", "recomputed": "input", "cpu": "input"}
 """recipe/plan.py's words -> fast/layer.py's."""
-SPARE, MOST_JOINED, FEW, IN_FLIGHT = 64, 64, 256, 2
+SPARE, FEW, IN_FLIGHT = 64, 256, 2
 """As in fast/linear.py, decoder.py and parking.py."""
 MOST_AT_ONCE, FEW_AT_ONCE, ALIGNED = 8192, 4096, 128
 """As in fast/decoder.py and layer.py."""
@@ -108,11 +108,6 @@ def groups_of(work: Work) -> tuple[Group, ...]:
         qkv, o, opened, down = linears
         return group(qkv, opened), group(o), group(down)
     return group(*linears[:3]), group(linears[3]), group(*linears[4:6]), group(linears[6])
-
-
-def thin_products_join(gate_up: Group, down: Group) -> bool:
-    """As in fast/linear.py."""
-    return all(0 < rank <= MOST_JOINED for rank in (*gate_up.ranks, *down.ranks))
 
 
 @dataclass(frozen=True)
@@ -427,25 +422,17 @@ class Step:
                 gate_up = self.gate_and_up(number, saved, count)
             again_too = kept is not None
             kept = None
-            low_d = self.opened_backward(number, count)
+            inner = self.new(count * self.down.inputs)
+            self.buffer(number, self.down)
+            del inner
             again = self.new(count * width) if again_too else None
             d_normed = self.new(count * width)
             self.buffer(number, self.gate_up)
             if d_middle is None:
                 d_middle = d_out if self.o.spare == self.spare else self.rows(width + self.o.spare)
-            del was, gate_up, low_d, again, d_normed
+            del was, gate_up, again, d_normed
         assert d_middle is not None
         return d_middle
-
-    def opened_backward(self, number: int, count: int) -> Piece | None:
-        inner = self.new(count * self.down.inputs)
-        self.buffer(number, self.down)
-        low = None
-        if thin_products_join(self.gate_up, self.down):
-            self.buffer(number, self.gate_up)
-            low = self.new(count * self.gate_up.spare, FLOAT)
-        del inner
-        return low
 
     def attend_backward(self) -> list[Piece]:
         """With what the kernels take for themselves: sums in float32; FlashAttention 2 one of keys and values for each query head, too."""

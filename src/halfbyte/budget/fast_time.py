@@ -6,7 +6,7 @@ where rows are short, and nothing where they are recorded. Copies of what is par
 
 from dataclasses import dataclass
 
-from halfbyte.budget.fast import FEW_AT_ONCE, KEEP, FastWork, Group, groups_of, pieces, thin_products_join
+from halfbyte.budget.fast import FEW_AT_ONCE, KEEP, FastWork, Group, groups_of, pieces
 from halfbyte.budget.rates import SHARPNESS, Rates
 from halfbyte.budget.shadow import FLOAT, HALF
 
@@ -17,7 +17,7 @@ DENSE, VARLEN = 1.25, 0.75
 """Of its rate of attention: cuDNN where documents are alike, FlashAttention 2 elsewhere."""
 LAUNCH_SECONDS = 62e-6
 """Of Python and PyTorch together."""
-FORWARD, BACKWARD, AGAIN = 26, 29, {"all": 0, "thin": 3, "attention": 8, "input": 9}
+FORWARD, BACKWARD, AGAIN = 26, 31, {"all": 0, "thin": 3, "attention": 8, "input": 9}
 """Launches of a layer."""
 FALCON_LAUNCHES, FALCON_AGAIN = 43, {"all": 0, "thin": 4, "attention": 5, "input": 7}
 """The same, by the count of its operations."""
@@ -101,8 +101,7 @@ def _of_llama(given: FastWork) -> LayerEffort:
     feed, attended, turned = down.inputs, shape.heads * shape.head_width, 2 * (shape.heads + shape.key_heads) * shape.head_width
     first_half = 2 * width + width + turned + attended + 2 * width + 4 * width
     forward = first_half + width + 3 * feed + feed + 3 * width
-    thin = 0 if thin_products_join(gate_up, down) else 6 * feed
-    backward = 2 * width + 5 * feed + thin + width + 5 * width + attended + 2 * width + turned + 2 * qkv.outputs + width + 5 * width
+    backward = (feed + 2 * width) + 6 * feed + (width + 4 * feed) + 5 * width + attended + 2 * width + turned + 2 * qkv.outputs + width + 5 * width
     recomputed, whole = _product(given, qkv, o, gate_up), first_half + width
     return LayerEffort(
         _product(given, *groups), _product(given, qkv), forward + backward, FORWARD + BACKWARD, sum(group.size for group in groups), gate_up.size, down.size,

@@ -49,9 +49,6 @@ class Fp8Group(Group):
         """The first `rank` of them are used."""
         return -(-self.rank // SPARE) * SPARE
 
-    def right(self, buffer: Any) -> Tensor:
-        return buffer.way(True).thin
-
     @property
     def layout(self) -> tuple[Any, ...]:
         """By which two groups may use the same memory one after the other."""
@@ -88,10 +85,10 @@ class Fp8Group(Group):
         self.add_bias(out)
         return low
 
-    def backward(self, d_out: Tensor, buffer: Any, d_x: Tensor | None, low: Tensor | None = None) -> Tensor:
-        """d_out (T, N) -> d_x (T, K); returns dy sB, (T, R), in the type of d_out. `low`: the same, where it is known."""
+    def backward(self, d_out: Tensor, buffer: Any, d_x: Tensor | None) -> Tensor:
+        """d_out (T, N) -> d_x (T, K); returns dy sB, (T, R), in the type of d_out."""
         way = buffer.way(True)
-        low = d_out @ way.thin if low is None else low.to(d_out.dtype)
+        low = d_out @ way.thin
         if d_x is not None:
             buffer.multiply(way, d_out, low, d_x)
         return low

@@ -9,8 +9,8 @@ Of each layer the forward pass keeps one of four sets (bytes a token and layer f
     attention  x, attention's result                                  16,640    all but attention and `down`, whose result nobody needs
     input      x                                                       8,320    all but `down`
 
-The backward pass writes gradients over what it has used up: gate and up become their own gradients, and the kernel that does it also makes the
-adapters' thin products with them, while they are at hand. tests/unit/fast holds each set against autograd in float64.
+The backward pass writes gradients over what it has used up: gate and up become their own gradients, the gradient of `down`'s input becomes
+that input again, and one tensor carries the gradient from layer to layer. tests/unit/fast holds each set against autograd in float64.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,8 @@ from torch import Tensor
 
 from halfbyte.fast.attention import attend, attend_backward
 from halfbyte.fast.block import Rows, Saved
-from halfbyte.fast.linear import Group, roomy, thin_products_join
+from halfbyte.fast.linear import Group, roomy
 from halfbyte.fast.norms import RmsNorm
-from halfbyte.kernels.reference import Gradient
 
 if TYPE_CHECKING:
     from halfbyte.fast.buffers import Buffers
@@ -199,50 +198,23 @@ def _mlp_backward(layer: Layer, d_out: Tensor, saved: Saved, normed: Tensor | No
                 layer.middle_norm.forward(middle[here], was[:, :width], ops)
             gate_up = _gate_up(layer, saved, was, buffers)
         kept = None
-        low_d = _opened_backward(layer, d_out[here], gate_up, saved.low["down"][here], saved.low["gate_up"], buffers, ops)
+        inner = roomy(len(gate_up), layer.down.inputs, 0, middle)  # its gradient first, then itself
+        low = layer.down.backward(d_out[here], buffers.of(layer.down), inner)
+        ops.swiglu_backward(gate_up[:, : layer.gate_up.outputs], inner)
+        layer.down.gradients(inner, saved.low["down"][here], d_out[here, :width], low)
+        del inner
         again = torch.empty_like(middle[here]) if was is None else None
         d_normed = torch.empty_like(middle[here])
-        low = layer.gate_up.backward(gate_up, buffers.of(layer.gate_up), d_normed, low_d)
+        low = layer.gate_up.backward(gate_up, buffers.of(layer.gate_up), d_normed)
         if d_middle is None:
             d_middle = _in_place(d_out, width, layer.o.spare)
         layer.middle_norm.backward(d_normed, middle[here], d_out[here, :width], d_middle[here, :width], ops, again)
         x = again if was is None else was[:, :width]
         assert x is not None
-        layer.gate_up.gradients_of_a(x, low)
-        if low_d is None:
-            layer.gate_up.gradients_of_b(gate_up[:, : layer.gate_up.outputs], saved.low["gate_up"])
-        del was, gate_up, low, low_d, again, d_normed, x
+        layer.gate_up.gradients(x, saved.low["gate_up"], gate_up[:, : layer.gate_up.outputs], low)
+        del was, gate_up, low, again, d_normed, x
     assert d_middle is not None
     return d_middle
-
-
-def _opened_backward(layer: Layer, d_out: Tensor, gate_up: Tensor, low_down: Tensor, low_x: Tensor, buffers: "Buffers", ops: ModuleType) -> Tensor | None:
-    """From the gradient of `down`'s result to that of gate and up, written over them; adds to `down`'s adapter's. Returns theirs times s B, (T, R), where
-    one kernel makes both."""
-    inner = roomy(len(gate_up), layer.down.inputs, 0, gate_up)  # its gradient
-    low_d = layer.down.backward(d_out, buffers.of(layer.down), inner)
-    low = None
-    if thin_products_join(layer.gate_up, layer.down):
-        low = _swiglu_backward_beside(layer, gate_up, inner, low_x, low_d, buffers, ops)
-    else:
-        ops.swiglu_backward(gate_up[:, : layer.gate_up.outputs], inner)
-        layer.down.gradients_of_a(inner, low_d)
-    layer.down.gradients_of_b(d_out[:, : layer.down.outputs], low_down)
-    return low
-
-
-def _swiglu_backward_beside(layer: Layer, gate_up: Tensor, d_inner: Tensor, low_x: Tensor, low_d: Tensor, buffers: "Buffers", ops: ModuleType) -> Tensor:
-    """swiglu_backward, and with it every thin product that would read its results once more -> their gradient times s B of gate and up, (T, R)."""
-    group = layer.gate_up
-    right = group.right(buffers.of(group))
-    (gate, up), (down,) = ([one.lora for one in part.layers if one.lora is not None] for part in (group, layer.down))
-    sums = torch.zeros(len(gate_up), group.thin, dtype=down.a.dtype, device=gate_up.device)  # the adapters': float32 at least
-    assert gate.b.grad is not None
-    assert up.b.grad is not None
-    assert down.a.grad is not None
-    into = Gradient(gate.b.grad, gate.scale), Gradient(up.b.grad, up.scale)
-    ops.swiglu_backward_beside(gate_up[:, : group.outputs], d_inner, right, low_x, sums, *into, low_d, Gradient(down.a.grad))
-    return sums
 
 
 def _turn_backward(layer: Layer, dq: Tensor, dk: Tensor, dv: Tensor, qkv: Tensor, rows: Rows, d_qkv: Tensor, ops: ModuleType) -> None:

@@ -82,15 +82,6 @@ class Group:
         """Of the buffer."""
         return self.outputs + self.spare, self.inputs + self.spare
 
-    @property
-    def thin(self) -> int:
-        """Columns of x A' and dy sB."""
-        return self.spare
-
-    def right(self, buffer: Tensor) -> Tensor:
-        """sB (N, R)."""
-        return buffer[: self.outputs, self.inputs :]
-
     def matrices(self) -> list[nn.Parameter]:
         """The adapters', in order: all A, then all B."""
         adapters = [layer.lora for layer in self.layers if layer.lora]
@@ -152,44 +143,26 @@ class Group:
         """x A', (T, R), once more."""
         return x @ buffer[self.outputs :, : self.inputs].T
 
-    def backward(self, d_out: Tensor, buffer: Tensor, d_x: Tensor | None, low: Tensor | None = None) -> Tensor:
-        """d_out (T, N + R), of which the last R are filled here -> d_x (T, K); returns dy sB, (T, R). `low`: the same, where it is known."""
-        here = d_out[:, self.outputs :]
-        if low is not None:
-            here.copy_(low)
-        elif self.spare:
-            torch.mm(d_out[:, : self.outputs], buffer[: self.outputs, self.inputs :], out=here)
+    def backward(self, d_out: Tensor, buffer: Tensor, d_x: Tensor | None) -> Tensor:
+        """d_out (T, N + R), of which the last R are filled here -> d_x (T, K); returns dy sB, (T, R)."""
+        low = d_out[:, self.outputs :]
+        if self.spare:
+            torch.mm(d_out[:, : self.outputs], buffer[: self.outputs, self.inputs :], out=low)
         if d_x is not None:
             torch.mm(d_out, buffer[:, : self.inputs], out=d_x)
-        return here
+        return low
 
     def gradients(self, x: Tensor, low_x: Tensor, d_out: Tensor, low_d: Tensor) -> None:
         """Adds to each adapter's gradient, which must be there (gradients.py): x (T, K), low_x = x A' and low_d = dy sB (T, R), d_out (T, N)."""
-        self.gradients_of_a(x, low_d)
-        self.gradients_of_b(d_out, low_x)
-
-    def gradients_of_a(self, x: Tensor, low_d: Tensor) -> None:
-        if self.rank:
-            assert self.a_gradient is not None
-            _add_product(self.a_gradient, low_d[:, : self.rank].T, x)
-
-    def gradients_of_b(self, d_out: Tensor, low_x: Tensor) -> None:
+        if not self.rank:
+            return
+        assert self.a_gradient is not None
+        _add_product(self.a_gradient, low_d[:, : self.rank].T, x)
         for layer, start, place in self._placed():
             if layer.lora is not None:
                 assert layer.lora.b.grad is not None
                 here = d_out[:, start : start + layer.outputs].T
                 _add_product(layer.lora.b.grad, here, low_x[:, place : place + layer.lora.a.shape[0]], layer.lora.scale)
-
-
-MOST_JOINED = 64
-"""Ranks of a module whose thin products swiglu_backward_beside keeps in registers."""
-
-
-def thin_products_join(gate_up: Group, down: Group) -> bool:
-    """Whether swiglu_backward_beside serves these adapters. Its sums are added up in no fixed order, so not where torch is asked for one."""
-    adapters = [layer.lora for layer in (*gate_up.layers, *down.layers)]
-    served = all(lora is not None and lora.a.shape[0] <= MOST_JOINED for lora in adapters)
-    return served and not torch.are_deterministic_algorithms_enabled()
 
 
 def roomy(rows: int, width: int, spare: int, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from halfbyte.kernels.reference import Beside, Gradient
+from halfbyte.kernels.reference import Beside
 
 PIECE = 2048  # of a row that is longer than what a program should hold
 ROOT_HALF = tl.constexpr(math.sqrt(0.5))
@@ -227,71 +227,6 @@ def _swiglu_backward_kernel(gate_up, gate_up_row, d_out, d_out_row, width, BLOCK
     tl.store(gate_at, (g * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))).to(raw.dtype), mask=there)
     tl.store(gate_at + width, (g * silu).to(raw.dtype), mask=there)
     tl.store(out_at, (silu * up).to(raw.dtype), mask=there)
-
-
-TILE = {"SPAN": 512, "ROWS": 64, "COLUMNS": 128, "num_warps": 8}
-"""Of swiglu_backward_beside: a program goes through SPAN tokens of COLUMNS columns, ROWS at a time."""
-
-
-def swiglu_backward_beside(
-    gate_up: Tensor, d_out: Tensor, right: Tensor, low_x: Tensor, sums: Tensor, b_gate: Gradient, b_up: Gradient, low_d: Tensor, a_down: Gradient
-) -> None:
-    rows, width = d_out.shape
-    ranks = {"GATE": b_gate.into.shape[1], "UP": b_up.into.shape[1], "DOWN": len(a_down.into)}
-    fit = {f"{name}_FIT": max(16, triton.next_power_of_2(rank)) for name, rank in ranks.items()}
-    _swiglu_backward_beside_kernel[(triton.cdiv(width, TILE["COLUMNS"]), triton.cdiv(rows, TILE["SPAN"]))](
-        gate_up, gate_up.stride(0), d_out, d_out.stride(0), rows, width, right, right.stride(0), low_x, low_x.stride(0), sums, sums.stride(0),
-        b_gate.into, b_gate.scale, b_up.into, b_up.scale, low_d, low_d.stride(0), a_down.into, a_down.scale, **ranks, **fit, **TILE,
-    )  # fmt: skip
-
-
-@triton.jit
-def _swiglu_backward_beside_kernel(
-    gate_up, gate_up_row, d_out, d_out_row, rows, width, right, right_row, low_x, low_x_row, sums, sums_row,
-    b_gate, gate_scale, b_up, up_scale, low_d, low_d_row, a_down, down_scale,
-    GATE: tl.constexpr, UP: tl.constexpr, DOWN: tl.constexpr, GATE_FIT: tl.constexpr, UP_FIT: tl.constexpr, DOWN_FIT: tl.constexpr,
-    SPAN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    gate_rank, up_rank, down_rank = tl.arange(0, GATE_FIT), tl.arange(0, UP_FIT), tl.arange(0, DOWN_FIT)
-    wide = column.to(tl.int64)[:, None]
-    of_gate = (column < width)[:, None] & (gate_rank < GATE)[None, :]
-    of_up = (column < width)[:, None] & (up_rank < UP)[None, :]
-    of_down = (column < width)[:, None] & (down_rank < DOWN)[None, :]
-    right_gate = tl.load(right + wide * right_row + gate_rank[None, :], mask=of_gate, other=0.0)
-    right_up = tl.load(right + (width + wide) * right_row + GATE + up_rank[None, :], mask=of_up, other=0.0)
-    for_gate = tl.zeros((COLUMNS, GATE_FIT), tl.float32)
-    for_up = tl.zeros((COLUMNS, UP_FIT), tl.float32)
-    for_down = tl.zeros((COLUMNS, DOWN_FIT), tl.float32)
-    for begin in range(0, SPAN, ROWS):
-        row = (tl.program_id(1) * SPAN + begin + tl.arange(0, ROWS)).to(tl.int64)[:, None]
-        real = row < rows
-        there = real & (column < width)[None, :]
-        gate_at = gate_up + row * gate_up_row + column[None, :]
-        raw = tl.load(gate_at, mask=there, other=0.0)
-        gate = raw.to(tl.float32)
-        up = tl.load(gate_at + width, mask=there, other=0.0).to(tl.float32)
-        g = tl.load(d_out + row * d_out_row + column[None, :], mask=there, other=0.0).to(tl.float32)
-        sigmoid = tl.sigmoid(gate)
-        silu = gate * sigmoid
-        d_gate = (g * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))).to(raw.dtype)
-        d_up = (g * silu).to(raw.dtype)
-        inner = (silu * up).to(raw.dtype)
-        tl.store(gate_at, d_gate, mask=there)
-        tl.store(gate_at + width, d_up, mask=there)
-        x_gate = tl.load(low_x + row * low_x_row + gate_rank[None, :], mask=real & (gate_rank < GATE)[None, :], other=0.0)
-        x_up = tl.load(low_x + row * low_x_row + GATE + up_rank[None, :], mask=real & (up_rank < UP)[None, :], other=0.0)
-        y_down = tl.load(low_d + row * low_d_row + down_rank[None, :], mask=real & (down_rank < DOWN)[None, :], other=0.0)
-        for_gate = tl.dot(tl.trans(d_gate), x_gate, for_gate, input_precision="ieee")
-        for_up = tl.dot(tl.trans(d_up), x_up, for_up, input_precision="ieee")
-        for_down = tl.dot(tl.trans(inner), y_down, for_down, input_precision="ieee")
-        sum_gate = tl.dot(d_gate, right_gate, input_precision="ieee")
-        sum_up = tl.dot(d_up, right_up, input_precision="ieee")
-        tl.atomic_add(sums + row * sums_row + gate_rank[None, :], sum_gate, mask=real & (gate_rank < GATE)[None, :], sem="relaxed")
-        tl.atomic_add(sums + row * sums_row + GATE + up_rank[None, :], sum_up, mask=real & (up_rank < UP)[None, :], sem="relaxed")
-    tl.atomic_add(b_gate + wide * GATE + gate_rank[None, :], for_gate * gate_scale, mask=of_gate, sem="relaxed")
-    tl.atomic_add(b_up + wide * UP + up_rank[None, :], for_up * up_scale, mask=of_up, sem="relaxed")
-    tl.atomic_add(a_down + down_rank[None, :] * width + wide, for_down * down_scale, mask=of_down, sem="relaxed")
 
 
 def gelu(x: Tensor, out: Tensor) -> None:

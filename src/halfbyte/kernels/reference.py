@@ -117,32 +117,6 @@ def swiglu_backward(gate_up: Tensor, d_out: Tensor) -> None:
     d_out.copy_(out)
 
 
-@dataclass(frozen=True)
-class Gradient:
-    """Of one matrix of an adapter: added to `into` (n, r) or (r, K), which is of float32 at least, times `scale`."""
-
-    into: Tensor
-    scale: float = 1.0
-
-
-def swiglu_backward_beside(
-    gate_up: Tensor, d_out: Tensor, right: Tensor, low_x: Tensor, sums: Tensor, b_gate: Gradient, b_up: Gradient, low_d: Tensor, a_down: Gradient
-) -> None:
-    """swiglu_backward, and the thin products with what it reads and writes, so that nothing large is read once more for them.
-
-    gate_up (T, 2F) is overwritten with its gradient, d_out (T, F) is used up. right (2F, R) = s B of the gate, in the first columns of its first half, and
-    of the other, in the columns after those of the second half; zero elsewhere. low_x (T, R) = x A'; low_d (T, R_d) = dy sB of the product that follows.
-    sums (T, R), zeros of float32 at least, becomes gate_up's gradient times `right`. Gradients: of B (F, r), each of its own columns, and of A (r, F).
-    """
-    swiglu_backward(gate_up, d_out)
-    wide, width, rank = widened(gate_up), d_out.shape[1], b_gate.into.shape[1]
-    sums += wide @ widened(right)
-    both = wide.T @ widened(low_x)
-    b_gate.into.add_(both[:width, :rank], alpha=b_gate.scale)
-    b_up.into.add_(both[width:, rank : rank + b_up.into.shape[1]], alpha=b_up.scale)
-    a_down.into.add_(widened(low_d[:, : len(a_down.into)]).T @ widened(d_out), alpha=a_down.scale)
-
-
 def gelu(x: Tensor, out: Tensor) -> None:
     """x, out (T, F): x times the share of a normal distribution that is below x, with erf and not tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
     wide = widened(x)

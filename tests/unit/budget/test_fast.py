@@ -89,7 +89,7 @@ class Logged(Allocator):
 def without_kernels() -> SimpleNamespace:
     """The kernels allocate nothing, and here they compute nothing either."""
     both_ways = [name + way for name in ("rms_norm", "layer_norm", "rotate", "swiglu", "gelu") for way in ("", "_backward")]
-    names = [*both_ways, "swiglu_backward_beside", "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4"]
+    names = [*both_ways, "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4"]
     return SimpleNamespace(**dict.fromkeys(names, lambda *_, **__: None))
 
 
@@ -280,8 +280,8 @@ def test_where_documents_differ_flash_attention_takes_more():
 
 
 def test_the_constants_are_those_of_the_path():
-    own = budget.SPARE, budget.MOST_JOINED, budget.FEW, budget.IN_FLIGHT, budget.LARGE
-    assert own == (linear.SPARE, linear.MOST_JOINED, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
+    own = budget.SPARE, budget.FEW, budget.IN_FLIGHT, budget.LARGE
+    assert own == (linear.SPARE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
     assert (budget.MOST_AT_ONCE, budget.FEW_AT_ONCE, budget.ALIGNED) == (decoder.MOST_AT_ONCE, decoder.FEW_AT_ONCE, layer.ALIGNED)
     rows = {words: head.rows_at_a_time(words) for words in (320, 32_000, 65_024, 128_256, 152_064, 300_000)}
     assert rows == {words: budget.rows_at_a_time(words) for words in rows}

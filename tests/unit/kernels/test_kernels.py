@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import toy_kernels as definition
-from halfbyte.kernels.reference import Beside, Gradient
+from halfbyte.kernels.reference import Beside
 from tolerances import KERNEL_EXACT, KERNEL_FLOAT32
 from toy_kernels import UNTOUCHED, apart, drawn, empty, error, gradients
 
@@ -127,28 +127,6 @@ def test_gates_and_their_gradient(ops, rows, width, spread):
     ops.swiglu_backward(gate_up, given)
     assert error(gate_up, gradients(result, d_out, x)[0]) < TOLERANCE
     assert error(given, result.detach()) < TOLERANCE
-
-
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (70, 144), (600, 40)])
-@pytest.mark.parametrize("ranks", [(16, 16, 16), (4, 4, 4), (1, 20, 3)], ids=str)
-def test_gates_with_the_thin_products_of_their_adapters(ops, rows, width, ranks):
-    """The same gradient, and five products of it; what gradients hold already stays in them."""
-    gate, up, down = ranks
-    x, d_out = leaf(drawn(rows, 2 * width)), drawn(rows, width, seed=1)
-    result = definition.swiglu(x)
-    (d_x,) = gradients(result, d_out, x)
-    right = torch.zeros(2 * width, 64, dtype=torch.float64)
-    right[:width, :gate], right[width:, gate : gate + up] = drawn(width, gate, seed=2), drawn(width, up, seed=3)
-    low_x, low_d = drawn(rows, 64, seed=4), drawn(rows, 64, seed=5)
-    before = [drawn(*shape, seed=6) for shape in ((width, gate), (width, up), (down, width))]
-    into = [Gradient(one.to(DTYPE, copy=True), scale) for one, scale in zip(before, (1.5, 0.25, 2.0), strict=True)]
-    given, sums = apart(x.detach(), DTYPE), torch.zeros(rows, 64, dtype=DTYPE)
-    ops.swiglu_backward_beside(given, apart(d_out, DTYPE, 2), apart(right, DTYPE, 7), apart(low_x, DTYPE), sums, into[0], into[1], apart(low_d, DTYPE), into[2])
-    assert error(given, d_x) < TOLERANCE
-    assert error(sums, d_x @ right) < TOLERANCE
-    assert error(into[0].into, before[0] + 1.5 * d_x[:, :width].T @ low_x[:, :gate]) < TOLERANCE
-    assert error(into[1].into, before[1] + 0.25 * d_x[:, width:].T @ low_x[:, gate : gate + up]) < TOLERANCE
-    assert error(into[2].into, before[2] + 2.0 * low_d[:, :down].T @ result.detach()) < TOLERANCE
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (2, 144), (2, 2048), (3, 2049)])
