@@ -66,8 +66,14 @@ def random_batch(vocabulary: int, rows: int, tokens: int, generator: torch.Gener
     return Batch(ids, labels, (tokens,) * rows, (numbers % each).repeat(rows, 1), documents.repeat(rows, 1))
 
 
-def build_random_base(settings: dict[str, Any], device: str = "cuda", quantised: bool = True, seed: int = 0) -> nn.Module:
-    """A frozen causal language model as halfbyte.model.load.load_base leaves it: projections in NF4 with double quantisation, the rest in bfloat16."""
+RESIDUAL = ("o_proj", "down_proj")
+
+
+def build_random_base(settings: dict[str, Any], device: str = "cuda", quantised: bool = True, seed: int = 0, residual: float = 1.0) -> nn.Module:
+    """A frozen causal language model as halfbyte.model.load.load_base leaves it: projections in NF4 with double quantisation, the rest in bfloat16.
+
+    residual: what the projections that write into the residual stream are multiplied by.
+    """
     from bitsandbytes.nn import Linear4bit, Params4bit
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -91,7 +97,8 @@ def build_random_base(settings: dict[str, Any], device: str = "cuda", quantised:
                 module.in_features, module.out_features, bias=module.bias is not None, compute_dtype=torch.bfloat16, compress_statistics=True,
                 quant_type="nf4", device="meta",
             )  # fmt: skip
-            linear.weight = Params4bit(drawn(module.weight).cpu() if device == "cpu" else drawn(module.weight), requires_grad=False, quant_type="nf4")
+            weight = drawn(module.weight) * (residual if path.endswith(RESIDUAL) else 1.0)
+            linear.weight = Params4bit(weight.cpu() if device == "cpu" else weight, requires_grad=False, quant_type="nf4")
             linear.weight = linear.weight.to(device)
             if module.bias is not None:
                 linear.bias = nn.Parameter(torch.zeros(module.out_features, dtype=torch.bfloat16, device=device), requires_grad=False)
