@@ -23,7 +23,7 @@ from typing import Any
 
 import suite
 from claims import save_raw
-from programs import Configuration, Steps, configuration_of, family_of
+from programs import FP8_WAYS, Configuration, Steps, configuration_of, family_of
 from suite_claims import BUDGETS_GB, UNSLOTH, Comparison, claim_of, in_budget, put_claims, reserved, sound
 from suite_table import Cell, faults, load_cells, reference_of
 
@@ -40,7 +40,8 @@ def name_of(cell: Cell) -> str:
 
 def fastest_that_fits(cells: list[Cell], side: str, budget: int, failed: dict[str, int]) -> Cell | None:
     """`failed`: name -> the most gigabytes in which it did not run."""
-    fitting = (one for one in cells if family_of(one["program"]) == side and reserved(one) <= budget * 10**9 and failed.get(name_of(one), 0) < budget)
+    exact = (one for one in cells if one["program"] not in FP8_WAYS)  # a budget says who is faster at the same numbers
+    fitting = (one for one in exact if family_of(one["program"]) == side and reserved(one) <= budget * 10**9 and failed.get(name_of(one), 0) < budget)
     return max(fitting, key=lambda one: one["tokens_per_second"], default=None)
 
 

@@ -164,11 +164,15 @@ def ours(given: Given, checkpointing: bool = True) -> "nn.Module":
     return model.train()
 
 
-def by_hand(model: "nn.Module", keep: tuple[str, ...] = ("all",), parked: bool = False, resident: int = 0, tight: bool = False, record: bool = True) -> None:
+def by_hand(
+    model: "nn.Module", keep: tuple[str, ...] = ("all",), parked: bool = False, resident: int = 0, tight: bool = False, record: bool = True,
+    fp8: bool = False,
+) -> None:  # fmt: skip
     """halfbyte's fast path on the plain path's model, as `model.fast`.
 
     keep: what layers keep (fast/layer.py), one after the other and again from the first; parked: it waits in the computer's memory; resident: of so many
-    layers the weights stay in 16 bits; tight: one buffer for all other weights; record: steps of a shape that comes again are recorded.
+    layers the weights stay in 16 bits; tight: one buffer for all other weights; record: steps of a shape that comes again are recorded; fp8: the frozen
+    products are in 8 bits.
     """
     import torch
 
@@ -177,7 +181,7 @@ def by_hand(model: "nn.Module", keep: tuple[str, ...] = ("all",), parked: bool =
     layers = model.get_base_model().config.num_hidden_layers  # type: ignore[operator, union-attr]
     away = range(layers - 2) if parked else range(0)  # those of the last two are wanted at once
     stay = range(min(layers, resident))
-    model.fast = FastDecoder(model, torch.bfloat16, list(islice(cycle(keep), layers)), away, stay, tight, record)  # type: ignore[assignment]
+    model.fast = FastDecoder(model, torch.bfloat16, list(islice(cycle(keep), layers)), away, stay, tight, record, fp8)  # type: ignore[assignment]
 
 
 def fast_step(model: "nn.Module", rows: Rows, optimizer: "torch.optim.Optimizer") -> tuple[Any, Any]:
@@ -295,10 +299,13 @@ WAYS = {
     "lean-tight": by_hand_with("lean, with one buffer for all weights and shorter pieces", keep=("attention",), parked=True, tight=True),
     "leanest": by_hand_with("layer inputs in the computer's memory, one buffer for all weights", keep=("input",), parked=True, tight=True),
 }
+# Ways that round the frozen products to 8 bits: whoever asks how fast the fast path is, with what it computes elsewhere, is not told of these.
+FP8_WAYS = {"fp8": by_hand_with("everything kept, frozen products in FP8", fp8=True)}
 PROGRAMS = {
     "ours": Program(ours, "halfbyte's plain path, checkpointing", step=our_step),
     "ours-kept": Program(ours_kept, "halfbyte's plain path, no checkpointing", step=our_step),
     **WAYS,
+    **FP8_WAYS,
     "hf": Program(hf, "transformers + peft, prepare_model_for_kbit_training, checkpointing"),
     "hf-compile": Program(hf_compile, "hf, decoder layers compiled"),
     "liger": Program(liger, "hf, Liger kernels"),

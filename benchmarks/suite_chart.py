@@ -11,7 +11,7 @@ from html import escape
 from math import cos, floor, hypot, log, log2, log10, pi, sin
 from typing import Any
 
-from programs import family_of
+from programs import FP8_WAYS, family_of
 
 PANEL_WIDTH, PANEL_HEIGHT = 460, 390
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 58, 52  # room inside a panel around its plot
@@ -125,7 +125,7 @@ def _frontiers(cells: list[dict[str, Any]]) -> Panel:
     for cell in sorted(cells, key=lambda one: (memory_of(one), -one["tokens_per_second"])):
         family = family_of(cell["program"])
         line = lines.get(family)
-        if line is None:
+        if line is None or cell["program"] in FP8_WAYS:
             continue
         point = Point(f"{cell['program']} {cell['configuration']['rows']}x", family, memory_of(cell) / 1e9, cell["tokens_per_second"])
         if not line or point.speed > line[-1].speed:

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from claims import save_raw
-from programs import FULL_ENOUGH, GRIDS, PROGRAMS, RANK, SHAPE, WAYS, configuration_of, family_of
+from programs import FP8_WAYS, FULL_ENOUGH, GRIDS, PROGRAMS, RANK, SHAPE, WAYS, configuration_of, family_of
 
 Cell = dict[str, Any]
 
@@ -24,6 +24,12 @@ ROUNDED_TOKENS = 4 * 2047
 # toy whose losses hardly notice, by 0.2.
 NORM_TOLERANCE = 0.01
 COMPARED_NORMS = 3
+# FP8 on weights that nobody trained: 3 to 4 % of rounding in each product grows from layer to layer until, after 32 of them, a token's logits have little
+# in common with those of bfloat16, while their distribution is the same. A token's loss there has a standard deviation of sqrt(2 (11.18 - ln 32000)) = 1.27
+# (logits are normal), so means over ROUNDED_TOKENS of two such draws differ with 1.27 sqrt(2 / 8188) = 0.02; measured in two single steps of 2,047 tokens,
+# where it would be 0.04: 0.022 and 0.003. As above a step may be four such deviations away, and the average of 70 steps four of its own. The norm of the
+# gradient was 5.3 and 5.6 % below that of bfloat16, where a product without its scale, or without its adapter, is off by its whole size.
+FP8_MEAN_LOSS_TOLERANCE, FP8_STEP_LOSS_TOLERANCE, FP8_NORM_TOLERANCE = 0.01, 0.08, 0.1
 REFERENCES = ("hf", "ours", "unsloth-off", "unsloth", "fast")  # the first that was measured is what the others are compared with
 PLAIN_WAYS = ("fast", "lean")  # the other ways are for this much memory or that
 CLAIMED = configuration_of(SHAPE, GRIDS[0], RANK).name
@@ -71,13 +77,17 @@ def faults(cell: Cell, reference: Cell | None) -> list[str]:
     average, largest = loss_differences(cell, reference)
     more = rounding(cell)
     steps = min(len(one["warm_up_losses"]) + len(one["losses"]) for one in (cell, reference))
-    if abs(average) > MEAN_LOSS_TOLERANCE * more * math.sqrt(max(1.0, AVERAGED_STEPS / steps)):
+    mean_loss, step_loss, norm = (
+        (FP8_MEAN_LOSS_TOLERANCE, FP8_STEP_LOSS_TOLERANCE, FP8_NORM_TOLERANCE) if cell["program"] in FP8_WAYS
+        else (MEAN_LOSS_TOLERANCE, STEP_LOSS_TOLERANCE, NORM_TOLERANCE)
+    )  # fmt: skip
+    if abs(average) > mean_loss * more * math.sqrt(max(1.0, AVERAGED_STEPS / steps)):
         found.append(f"losses are {average:+.4f} away from {reference['program']} on average")
-    if largest > STEP_LOSS_TOLERANCE * more:
+    if largest > step_loss * more:
         found.append(f"a step's loss is {largest:.4f} away from {reference['program']}")
-    norms = [(mine, theirs) for mine, theirs in zip(cell["grad_norms"], reference["grad_norms"])][:COMPARED_NORMS]
-    if (away := max(abs(mine / theirs - 1) for mine, theirs in norms)) > NORM_TOLERANCE:
-        found.append(f"a gradient's norm is {away:.0%} away from {reference['program']}")
+    away = [abs(mine / theirs - 1) for mine, theirs in zip(cell["grad_norms"], reference["grad_norms"])][:COMPARED_NORMS]
+    if wrong := [one for one in away if not one <= norm]:  # what is no number is wrong
+        found.append(f"a gradient's norm is {max(wrong):.0%} away from {reference['program']}")
     return found
 
 

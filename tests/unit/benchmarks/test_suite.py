@@ -206,7 +206,7 @@ def test_a_program_that_trains_other_matrices_is_stopped(measure):
 # The fast path, packed rows, and cells that share a process
 
 
-@pytest.mark.parametrize("name", ["fast", "leanest"])
+@pytest.mark.parametrize("name", ["fast", "leanest", "fp8"])
 def test_the_fast_path_trains_the_same(measure, hf, name):
     from suite_table import faults
 

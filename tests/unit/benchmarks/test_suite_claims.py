@@ -73,6 +73,35 @@ def test_cells_of_two_sittings_and_cells_that_fail_a_check_are_not_compared(cell
     assert claims_in(tmp_path)["t2048-lean-vs-unsloth"]["value"] == 1.5
 
 
+def test_fp8_wins_its_own_target_and_no_other(cell, frontier, tmp_path):
+    from suite_claims import record_ratios
+
+    cells = [cell("unsloth-off", "4x2048", 16000, 38.06), cell("fp8", "4x2048", 26000, 33.0), cell("fast", "4x2048", 19000, 31.0)]
+    record_ratios(cells, tmp_path)
+    claims = claims_in(tmp_path)
+    assert {name: (one["way"], one["value"]) for name, one in claims.items()} == {"t8192-fast-vs-unsloth": ("fast", 1.188), "fp8-vs-unsloth": ("fp8", 1.625)}
+    assert claims["fp8-vs-unsloth"]["text"].startswith("fp8 is halfbyte's fastest way in FP8")
+    record_ratios(cells[:2], tmp_path)
+    assert set(claims_in(tmp_path)) == {"fp8-vs-unsloth"}
+    assert ("4x2048--fp8", 40) not in frontier(cells, "--budgets", "40")
+
+
+def test_fp8_on_weights_that_nobody_trained_may_be_further_away_and_not_broken(cell):
+    from suite_table import faults
+
+    reference = cell("unsloth-off", "4x2048", 16000, 38.06)
+
+    def away(program, losses=0.0, norms=1.0):
+        moved = {key: [loss + losses for loss in reference[key]] for key in ("warm_up_losses", "losses")}
+        return faults(cell(program, "4x2048", 26000, 33.0, grad_norms=[norms * norm for norm in reference["grad_norms"]], **moved), reference)
+
+    assert away("fp8", losses=0.02, norms=0.945) == []
+    assert away("fast", losses=0.02, norms=0.945) != []
+    assert away("fp8", losses=-0.1) != []
+    assert away("fp8", norms=0.85) == ["a gradient's norm is 15% away from unsloth-off"]
+    assert away("fp8", norms=float("nan")) != []
+
+
 def test_of_packed_rows_the_least_ratio_is_claimed_beside_the_best_setting(cell, tmp_path):
     from suite_claims import record_ratios, targets_table
 
