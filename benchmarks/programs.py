@@ -165,21 +165,21 @@ def ours(given: Given, checkpointing: bool = True) -> "nn.Module":
 
 
 def by_hand(
-    model: "nn.Module", keep: tuple[str, ...] = ("all",), parked: bool = False, resident: int = 0, tight: bool = False, record: bool = True,
-    fp8: bool = False,
+    model: "nn.Module", keep: tuple[str, ...] = ("all",), parked: bool = False, last: int = 2, resident: int = 0, tight: bool = False,
+    record: bool = True, fp8: bool = False,
 ) -> None:  # fmt: skip
     """halfbyte's fast path on the plain path's model, as `model.fast`.
 
-    keep: what layers keep (fast/layer.py), one after the other and again from the first; parked: it waits in the computer's memory; resident: of so many
-    layers the weights stay in 16 bits; tight: one buffer for all other weights; record: steps of a shape that comes again are recorded; fp8: the frozen
-    products are in 8 bits.
+    keep: what layers keep (fast/layer.py), one after the other and again from the first; parked: it waits in the computer's memory, but for that of the `last`
+    layers, which is wanted at once; resident: of so many layers the weights stay in 16 bits; tight: one buffer for all other weights; record: steps of a
+    shape that comes again are recorded; fp8: the frozen products are in 8 bits.
     """
     import torch
 
     from halfbyte.fast.decoder import FastDecoder
 
     layers = model.get_base_model().config.num_hidden_layers  # type: ignore[operator, union-attr]
-    away = range(layers - 2) if parked else range(0)  # those of the last two are wanted at once
+    away = range(layers - last) if parked else range(0)
     stay = range(min(layers, resident))
     model.fast = FastDecoder(model, torch.bfloat16, list(islice(cycle(keep), layers)), away, stay, tight, record, fp8)  # type: ignore[assignment]
 
@@ -297,7 +297,9 @@ WAYS = {
     "lean-half-tight": by_hand_with("of every second layer lean-thin, of the others lean, tight", keep=("attention", "thin"), parked=True, tight=True),
     "lean": by_hand_with("layer inputs and attention's results in the computer's memory", keep=("attention",), parked=True),
     "lean-tight": by_hand_with("lean, with one buffer for all weights and shorter pieces", keep=("attention",), parked=True, tight=True),
-    "leanest": by_hand_with("layer inputs in the computer's memory, one buffer for all weights", keep=("input",), parked=True, tight=True),
+    "leanest": by_hand_with(
+        "all layer inputs in the computer's memory, one buffer for all weights, not recorded", keep=("input",), parked=True, last=0, tight=True, record=False
+    ),
 }
 # Ways that round the frozen products to 8 bits: whoever asks how fast the fast path is, with what it computes elsewhere, is not told of these.
 FP8_WAYS = {"fp8": by_hand_with("everything kept, frozen products in FP8", fp8=True)}

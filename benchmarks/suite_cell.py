@@ -63,9 +63,9 @@ def measure_all(tasks: list[dict[str, Any]], scratch: Path, device: str) -> None
 
 
 def limit_memory(budget: int | None) -> None:
-    """What PyTorch's allocator may take of the GPU in all; what asks for more runs out of memory, as on a GPU of that size."""
-    if budget is not None and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / torch.cuda.get_device_properties(0).total_memory))
+    """What PyTorch's allocator may take of the GPU in all, None for all of it; what asks for more runs out of memory, as on a GPU of that size."""
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1.0 if budget is None else min(1.0, budget / torch.cuda.get_device_properties(0).total_memory))
 
 
 def load(program: Program, given: Given, adapter: Path) -> Loaded:

@@ -17,8 +17,8 @@ KEEP = {"kept": "all", "thin": "thin", "attention": "attention", "recomputed": "
 """recipe/plan.py's words -> fast/layer.py's."""
 SPARE, FEW, IN_FLIGHT = 64, 256, 2
 """As in fast/linear.py, decoder.py and parking.py."""
-MOST_AT_ONCE, FEW_AT_ONCE, ALIGNED = 8192, 4096, 128
-"""As in fast/decoder.py and layer.py."""
+ALIGNED = 128
+"""As in fast/layer.py."""
 LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
 """As in fast/head.py."""
 
@@ -30,9 +30,15 @@ def pieces(tokens: int, at_once: int | None) -> list[int]:
     return [min(size, tokens - start) for start in range(0, tokens, size)]
 
 
-def rows_at_a_time(vocabulary: int) -> int:
+def tokens_at_once(tokens: int, tight: bool) -> int:
+    """In an MLP, as in fast/decoder.py."""
+    return min(4096, max(1024, tokens // 2)) if tight else 8192
+
+
+def rows_at_a_time(vocabulary: int, tight: bool = False) -> int:
     """Of logits."""
-    return max(FEWEST_ROWS, min(MOST_ROWS, LOGITS // vocabulary // 128 * 128))
+    part = 4 if tight else 1
+    return max(FEWEST_ROWS, min(MOST_ROWS // part, LOGITS // part // vocabulary // 128 * 128))
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,7 @@ class Step:
         self.name_groups()
         self.keep = tuple(KEEP[layer.activations] for layer in given.work.layers)
         self.parked = given.parked
-        self.at_once = FEW_AT_ONCE if given.tight else MOST_AT_ONCE
+        self.at_once = tokens_at_once(given.tokens, given.tight)
         self.attended = self.shape.heads * self.shape.head_width
         self.buffers: dict[tuple[int, ...], Piece] = {}
         for number, layer in enumerate(given.work.layers):
@@ -327,7 +333,7 @@ class Step:
         width, vocabulary = self.shape.width, self.shape.vocabulary
         d_x = self.rows(width + self.spare)
         places = self.given.places
-        piece = rows_at_a_time(vocabulary)
+        piece = rows_at_a_time(vocabulary, self.given.tight)
         for start in range(0, places, piece):
             count = min(piece, places - start)
             rows = self.new(count * width)

@@ -6,7 +6,7 @@ where rows are short, and nothing where they are recorded. Copies of what is par
 
 from dataclasses import dataclass
 
-from halfbyte.budget.fast import FEW_AT_ONCE, KEEP, FastWork, Group, groups_of, pieces
+from halfbyte.budget.fast import KEEP, FastWork, Group, groups_of, pieces, tokens_at_once
 from halfbyte.budget.rates import SHARPNESS, Rates
 from halfbyte.budget.shadow import FLOAT, HALF
 
@@ -45,7 +45,7 @@ def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> Fa
     each = (_of_falcon if shape.family == "falcon" else _of_llama)(given)
     seen = sum(length * min(length, shape.window or length) for length in given.lengths)
     scores = 2.0 * seen * shape.heads * shape.head_width
-    further = len(pieces(tokens, FEW_AT_ONCE)) - 1
+    further = len(pieces(tokens, tokens_at_once(tokens, tight=True))) - 1
     flops = moved = launches = attention = scaled = 0.0
     for number, layer in enumerate(given.work.layers):
         keep = KEEP[layer.activations]

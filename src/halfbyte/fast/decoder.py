@@ -27,8 +27,6 @@ from halfbyte.fast.recorded import Recorder
 
 LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up", "wide")
 """Of Saved, what may wait in the computer's memory."""
-MOST_AT_ONCE, FEW_AT_ONCE = 8192, 4096
-"""Tokens that go through an MLP together (block.Rows), and where memory is shorter than time."""
 FEW = 256
 """Numbers of supervised tokens are rounded up to a multiple of this where steps are recorded."""
 
@@ -37,7 +35,7 @@ class FastDecoder:
     """Of one model with its adapter. Raises Unfit (adopt.py).
 
     keep: for each layer one of block.KEEP, all of them `all` when none is given; parked: layers whose kept tensors wait in the computer's memory;
-    resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights, and fewer tokens at once in an MLP;
+    resident: layers whose weights stay in 16 bits; tight: one piece of memory for all other weights, fewer tokens at once in an MLP and in the head;
     record: micro-batches of a shape that comes again are recorded as a CUDA graph; fp8: the frozen products are in 8 bits (fp8.py).
     """
 
@@ -56,7 +54,7 @@ class FastDecoder:
         stay = [group for number in sorted(resident) for group in layers[number].groups]
         self.buffers = Fp8Buffers(dtype, self.device, groups, stay, tight) if fp8 else Buffers(dtype, self.device, self.ops, stay, groups if tight else None)
         self.gradients = Gradients(groups)
-        self.at_once = FEW_AT_ONCE if tight else MOST_AT_ONCE
+        self.tight = tight
         self.shelf = Shelf(self.device)
         self.recorder = Recorder(self.shelf.memory) if record and self.device.type == "cuda" else None
 
@@ -82,13 +80,13 @@ class FastDecoder:
         layers = self.parts.layers
         self.buffers.begin()
         x = self.parts.embedding(ids).to(self.parts.dtype)
-        rows = Rows(*self._rotary(positions), documents, self.at_once)
+        rows = Rows(*self._rotary(positions), documents, tokens_at_once(len(x), self.tight))
         kept: list[Saved | None] = []
         for number, (layer, keep) in enumerate(zip(layers, self.keep, strict=True)):
             x, saved = layer.forward(x, rows, keep, self.buffers, self.ops)
             kept.append(self._park(number, saved) if number in self.parked else saved)
             del saved
-        loss, d_x = loss_and_gradient(self.parts.head, x, places, targets, scale, layers[-1].spare, self.ops)
+        loss, d_x = loss_and_gradient(self.parts.head, x, places, targets, scale, layers[-1].spare, self.ops, self.tight)
         del x
         gradient: Tensor | None = d_x
         del d_x
@@ -145,6 +143,11 @@ def flatten(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ..
             lengths += [end - start for start, end in pairwise(borders)]
     places = (labels != IGNORE).nonzero()[:, 0]
     return ids, places, labels[places], positions, tuple(lengths)
+
+
+def tokens_at_once(tokens: int, tight: bool) -> int:
+    """That go through an MLP together (block.Rows), of a micro-batch of so many; products are slower below 1,024."""
+    return min(4096, max(1024, tokens // 2)) if tight else 8192
 
 
 def filled_up(places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

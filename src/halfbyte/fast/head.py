@@ -22,18 +22,21 @@ class Head:
     weight: Tensor  # (V, D)
 
 
-def rows_at_a_time(vocabulary: int) -> int:
-    """A multiple of 128."""
-    return max(FEWEST_ROWS, min(MOST_ROWS, LOGITS // vocabulary // 128 * 128))
+def rows_at_a_time(vocabulary: int, tight: bool = False) -> int:
+    """A multiple of 128. tight: a quarter of it, where memory is shorter than time."""
+    part = 4 if tight else 1
+    return max(FEWEST_ROWS, min(MOST_ROWS // part, LOGITS // part // vocabulary // 128 * 128))
 
 
-def loss_and_gradient(head: Head, x: Tensor, places: Tensor, targets: Tensor, scale: Tensor, spare: int, ops: ModuleType) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    head: Head, x: Tensor, places: Tensor, targets: Tensor, scale: Tensor, spare: int, ops: ModuleType, tight: bool = False
+) -> tuple[Tensor, Tensor]:
     """x (T, D), places (S,) of the rows that are supervised and their targets (S,), below 0 for none
     -> sum of the losses, and scale * its gradient (T, D + spare)."""
     tokens, width = x.shape
     d_x = torch.zeros(tokens, width + spare, dtype=x.dtype, device=x.device)
     total = torch.zeros((), dtype=torch.float32 if x.dtype != torch.float64 else x.dtype, device=x.device)
-    piece = rows_at_a_time(len(head.weight))
+    piece = rows_at_a_time(len(head.weight), tight)
     for here, target in zip(places.split(piece), targets.split(piece), strict=True):
         rows = x[here]
         normed = torch.empty_like(rows)

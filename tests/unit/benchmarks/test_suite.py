@@ -213,7 +213,7 @@ def test_the_fast_path_trains_the_same(measure, hf, name):
     cell = measure(name)
     assert faults(cell, hf) == []
     assert cell["gradients"]["zero_in_step_3"] == []
-    assert cell["peaks"]["waiting_bytes"] == 0  # of the toy's two layers none is parked
+    assert (cell["peaks"]["waiting_bytes"] > 0) is (name == "leanest")
 
 
 def test_a_fast_path_without_gradients_is_a_failure(measure, hf):

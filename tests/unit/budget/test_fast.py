@@ -145,7 +145,7 @@ def without_a_gpu(monkeypatch) -> Iterator[None]:
         for module, name, value in (
             (decoder, "ops_for", lambda _: without_kernels()),
             *((module, function.__name__, function) for module in (layer, falcon) for function in (attend, attend_backward)),
-            (linear, "_add_product", lambda *_: None), (head, "rows_at_a_time", lambda _: PIECE), (budget, "rows_at_a_time", lambda _: PIECE),
+            (linear, "_add_product", lambda *_: None), (head, "rows_at_a_time", lambda *_: PIECE), (budget, "rows_at_a_time", lambda *_: PIECE),
             (torch.cuda, "current_stream", lambda _: Stream()), (torch.cuda, "stream", lambda _: nullcontext()), (parking.Shelf, "_place", place),
         ):  # fmt: skip
             patch.setattr(module, name, value)
@@ -182,7 +182,7 @@ IN_PIECES = ["all", "thin", "input", "input of qwen3, tight", "each its own", "p
 
 @pytest.mark.parametrize("way", IN_PIECES)
 def test_the_replay_allocates_what_the_fast_path_does_piece_by_piece(monkeypatch, way):
-    for module, name, value in ((decoder, "MOST_AT_ONCE", 40), (decoder, "FEW_AT_ONCE", 24), (layer, "ALIGNED", 8)):
+    for module, name, value in ((decoder, "tokens_at_once", lambda _, tight: 24 if tight else 40), (layer, "ALIGNED", 8)):
         monkeypatch.setattr(module, name, value)
         monkeypatch.setattr(budget, name, value)
     test_the_replay_allocates_what_the_fast_path_does(monkeypatch, way)
@@ -239,8 +239,11 @@ MEASURED = [  # on an H200: rows, tokens, what is kept, how, what was allocated 
     (4, 2048, "attention", {"parked": True}, 6.90, None),
     (1, 2048, "recomputed", {"parked": True, "tight": True}, 5.44, None),
     (1, 2048, "attention", {"parked": True, "record": True}, None, 5.87),
-    (1, 16384, "attention", {"parked": True}, 8.49, None),
-    (1, 16384, "recomputed", {"parked": True}, 8.02, None),
+    (1, 16384, "thin", {"parked": True, "record": True}, None, 9.28),
+    (4, 2048, "thin", {"parked": True, "record": True}, None, 7.60),
+    (8, 2048, "thin", {"parked": True, "record": True}, None, 9.28),
+    (2, 2048, "kept", {"record": True}, None, 18.18),
+    (8, 2048, "kept", {"resident": 32, "record": True}, None, 69.74),
     (4, 2048, "kept", {"resident": 14, "record": True}, None, 37.15),
 ]
 
@@ -282,8 +285,17 @@ def test_where_documents_differ_flash_attention_takes_more():
 def test_the_constants_are_those_of_the_path():
     own = budget.SPARE, budget.FEW, budget.IN_FLIGHT, budget.LARGE
     assert own == (linear.SPARE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
-    assert (budget.MOST_AT_ONCE, budget.FEW_AT_ONCE, budget.ALIGNED) == (decoder.MOST_AT_ONCE, decoder.FEW_AT_ONCE, layer.ALIGNED)
-    rows = {words: head.rows_at_a_time(words) for words in (320, 32_000, 65_024, 128_256, 152_064, 300_000)}
-    assert rows == {words: budget.rows_at_a_time(words) for words in rows}
-    assert rows == {320: 2048, 32_000: 2048, 65_024: 1024, 128_256: 512, 152_064: 384, 300_000: 256}
+    assert budget.ALIGNED == layer.ALIGNED
+    sizes = [(tokens, tight) for tokens in (1, 1500, 2048, 6000, 50_000) for tight in (False, True)]
+    assert [budget.tokens_at_once(*one) for one in sizes] == [decoder.tokens_at_once(*one) for one in sizes]
+    vocabularies = [(words, tight) for words in (320, 32_000, 65_024, 128_256, 152_064, 300_000) for tight in (False, True)]
+    assert [head.rows_at_a_time(*one) for one in vocabularies] == [budget.rows_at_a_time(*one) for one in vocabularies]
+    assert {words: budget.rows_at_a_time(words) for words, tight in vocabularies if not tight} == {
+        320: 2048,
+        32_000: 2048,
+        65_024: 1024,
+        128_256: 512,
+        152_064: 384,
+        300_000: 256,
+    }
     assert set(budget.KEEP.values()) == set(block.KEEP)

@@ -147,8 +147,7 @@ def test_whatever_is_kept_the_gradient_is_the_same(kind, how):
 @pytest.mark.parametrize("tight", [False, True], ids=["", "tight"])
 def test_an_mlp_may_take_its_tokens_in_pieces(monkeypatch, keep, targets, tight):
     """The last piece is shorter than the others."""
-    monkeypatch.setattr(decoder, "MOST_AT_ONCE", 20)
-    monkeypatch.setattr(decoder, "FEW_AT_ONCE", 9)
+    monkeypatch.setattr(decoder, "tokens_at_once", lambda _, tight: 9 if tight else 20)
     monkeypatch.setattr(layer, "ALIGNED", 4)
     check(adapted("qwen2", targets, num_hidden_layers=3), keep=[keep] * 3, tight=tight, parked=(1,))
 

@@ -15,7 +15,7 @@ TOKENS, WIDTH, WORDS, SPARE = 23, 16, 40, 64
 
 @pytest.mark.parametrize("rows", [1, 5, 7, 64])
 def test_pieces_of_any_size_are_the_definition(monkeypatch, rows):
-    monkeypatch.setattr(head, "rows_at_a_time", lambda words: rows)
+    monkeypatch.setattr(head, "rows_at_a_time", lambda *_: rows)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(TOKENS, WIDTH, generator=generator, dtype=torch.float64).requires_grad_()
     weight, norm = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((WORDS, WIDTH), (WIDTH,)))
