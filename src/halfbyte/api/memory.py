@@ -12,7 +12,7 @@ from torch import nn
 
 from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
 from halfbyte.budget.fast_choose import usual_seconds
-from halfbyte.budget.fast_fit import why_plain
+from halfbyte.budget.fast_fit import FP8_CANNOT, FP8_CAPABILITY, FP8_HINT, why_not_fp8, why_plain
 from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import Taken, calibrated, measured_on_cpu, name_of, recall, remember, taken_by
 from halfbyte.budget.phases import host_bytes, loads_on_gpu
@@ -105,6 +105,7 @@ def plan_memory(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared
         limit_bytes=target.budget_bytes - target.driver_bytes if recipe.memory_budget else None,
         predicted_bytes=forecast.predicted_bytes, predicted_step_seconds=seconds, chosen=True,
         path=choice.path, plain_because=forecast.plain_because, record=choice.record, tight=choice.one_buffer,
+        fp8=choice.fp8,
     )  # fmt: skip
     host, room = sum(host_bytes(choice.work).values()) + choice.host_bytes, memory_limit_bytes()
     if host > room:
@@ -150,12 +151,16 @@ def _on_cpu(recipe: Recipe, base: Base, machine: Machine, prepared: Prepared) ->
 
 def _path_on_cpu(computing: Computing, recipe: Recipe, base: Base) -> Computing:
     """The fast path in plain PyTorch, where it is asked for. Raises ModelError where it cannot be taken."""
+    precision = "float32" if recipe.train.precision == "auto" else recipe.train.precision
+    reason = why_plain(recipe, base.config, precision, on_gpu=False)
+    fp8 = recipe.train.compute == "fp8"
+    if fp8 and (cannot := why_not_fp8(recipe, base.config, precision, on_gpu=False, has_fp8=False, plain_because=reason)):
+        raise ModelError(FP8_CANNOT.format(cannot), hint=FP8_HINT)
     if recipe.train.fast_path != "on":
         return computing
-    precision = "float32" if recipe.train.precision == "auto" else recipe.train.precision
-    if reason := why_plain(recipe, base.config, precision, on_gpu=False):
+    if reason:
         raise ModelError(f"train.fast_path is on, and it cannot be taken: {reason}", hint="train.fast_path=auto takes the plain path then")
-    return replace(computing, path="fast")
+    return replace(computing, path="fast", fp8=fp8)
 
 
 def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target, list[str]]:
@@ -166,7 +171,8 @@ def _target_here(recipe: Recipe, machine: Machine, family: str) -> tuple[Target,
     history = recall(machine.name)
     is_old = machine.capability is not None and machine.capability < (8, 0)
     here = Target(
-        machine.name, min(free, asked), rates, origin_of(gpu), is_old=is_old, host_bytes=memory_limit_bytes() // 2, hopper=machine.capability == (9, 0)
+        machine.name, min(free, asked), rates, origin_of(gpu), is_old=is_old, host_bytes=memory_limit_bytes() // 2, hopper=machine.capability == (9, 0),
+        has_fp8=machine.capability is not None and machine.capability >= FP8_CAPABILITY,
     )  # fmt: skip
     target = calibrated(here, history, family)
     less = [f"memory_budget {recipe.memory_budget}: only {free / 1e9:.1f} GB are free now"] if asked > free else []
@@ -199,6 +205,8 @@ def adapt_new(loaded: Loaded, recipe: Recipe, machine: Machine, plan: Plan) -> t
     """With a new adapter, every layer in its place."""
     model, decision = add_adapter(loaded.model, recipe.adapter, recipe.seed)
     _place(model, machine, plan)
+    if plan.computing.fp8 and (reason := why_not_fast(model, DTYPES[plan.precision], fp8=True)):
+        raise ModelError(FP8_CANNOT.format(reason), hint=FP8_HINT)
     if recipe.train.fast_path == "on" and (reason := why_not_fast(model, DTYPES[plan.precision])):
         raise ModelError(f"train.fast_path is on, and it cannot be taken: {reason}", hint="train.fast_path=auto takes the plain path then")
     return model, decision

@@ -46,7 +46,7 @@ def _own_scale(model: "PeftModel") -> float:
 
 def _fast(model: nn.Module, computing: Computing, dtype: torch.dtype) -> Accumulate | None:
     """The fast path's gradients, where the run takes it: made when they are first asked for, with weights that are not kept."""
-    if computing.path != "fast" or why_not_fast(model, dtype):
+    if computing.path != "fast" or why_not_fast(model, dtype, computing.fp8):
         return None
     lean = replace(computing, layers=tuple(replace(layer, weights="4bit") for layer in computing.layers))
     made = cache(lambda: fast_way(model, lean, dtype, record=False))
@@ -80,7 +80,7 @@ def subject_of(
         return learning_rate_at(step, train.learning_rate, train.schedule, plan.warmup_steps, plan.total_steps)
 
     return Subject(
-        fast=_fast(model, computing, dtype),
+        fast=_fast(model, computing, dtype), fp8=computing.fp8,
         model=model, build=build, dtype=dtype, tokenizer=tokenizer, begin_ids=tuple(begin_ids(tokenizer)), end_ids=tuple(marks.end), pad_id=pad,
         context=base.context or UNNAMED_CONTEXT, max_length=recipe.data.max_length,
         rows=prepared.train, encode_row=encode_row if talks else None,

@@ -64,6 +64,8 @@ class Choice:
     record: bool = False
     one_buffer: bool = False
     """On the fast path: one piece of memory for the 16-bit weights of all layers."""
+    fp8: bool = False
+    """On the fast path: products with the frozen weights in 8 bits."""
     standing_bytes: int = 0
     """What the fast path holds between steps, beside the base: buffers, gradients, recordings."""
     host_bytes: int = 0
@@ -93,7 +95,7 @@ class Choice:
     def told(self) -> str:
         """In words, such as `24 of 32 layers recomputed`."""
         if self.path == "fast":
-            parts = ["fast path", *tell_layers(self.work.layers)]
+            parts = [f"fast path{' in FP8' * self.fp8}", *tell_layers(self.work.layers)]
             parts += ["one piece of memory for all weights in 16 bits"] if self.one_buffer else []
             return ", ".join([*parts, "recorded"] if self.record else parts)
         way, layers = self.way, self.work.shape.layers

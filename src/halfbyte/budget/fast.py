@@ -19,6 +19,10 @@ SPARE, FEW, IN_FLIGHT = 64, 256, 2
 """As in fast/linear.py, decoder.py and parking.py."""
 ALIGNED = 128
 """As in fast/layer.py."""
+WIDTH = 128
+"""As in fast/fp8.py."""
+FP8_UNSEEN = 0.1
+"""Of what is replayed in FP8, reserved beyond it: three ways on an H200 took 6 to 9 % more."""
 LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
 """As in fast/head.py."""
 
@@ -55,6 +59,8 @@ class FastWork:
     """Whether documents may be of other lengths than these, or longer than the attention's window: FlashAttention 2 computes them."""
     hopper: bool = True
     """Compute capability 9.0, where documents of one length go through cuDNN."""
+    fp8: bool = False
+    """Products with the frozen weights in 8 bits."""
 
     @property
     def tokens(self) -> int:
@@ -80,6 +86,7 @@ class Group:
 
     layers: tuple[Linear, ...]
     ranks: tuple[int, ...]
+    fp8: bool = False
 
     @property
     def inputs(self) -> int:
@@ -94,20 +101,37 @@ class Group:
         return sum(self.ranks)
 
     @property
-    def spare(self) -> int:
+    def thin(self) -> int:
+        """Columns of x A'."""
         return -(-self.rank // SPARE) * SPARE
+
+    @property
+    def spare(self) -> int:
+        """Columns that its tensors have beside their own."""
+        return 0 if self.fp8 else self.thin
 
     @property
     def size(self) -> int:
         """Elements of its buffer."""
         return (self.outputs + self.spare) * (self.inputs + self.spare)
 
+    @property
+    def extra(self) -> int:
+        """Of 8-bit rows, the columns for the adapter."""
+        return -(-3 * self.rank // WIDTH) * WIDTH
 
-def groups_of(work: Work) -> tuple[Group, ...]:
+    def eight_bit(self, back: bool) -> tuple[int, int]:
+        """For one way: bytes of the 8-bit matrix, and elements of the 16-bit one beside it."""
+        if back:
+            return self.inputs * (self.outputs + self.extra), self.outputs * self.thin
+        return self.outputs * (self.inputs + self.extra), self.inputs * self.thin
+
+
+def groups_of(work: Work, fp8: bool = False) -> tuple[Group, ...]:
     """q k v, o, gate up, down; of Falcon q k v with what the MLP opens, o, down."""
 
     def group(*linears: Linear) -> Group:
-        return Group(linears, tuple(work.rank_of(linear) for linear in linears))
+        return Group(linears, tuple(work.rank_of(linear) for linear in linears), fp8)
 
     linears = work.shape.linears
     if work.shape.family == "falcon":
@@ -168,17 +192,18 @@ def fast_peak(given: FastWork) -> FastPeak:
     norms = [memory.malloc(FLOAT) for _ in range(2 * trained)]  # clipping
     del norms
     step.run()  # the second micro-batch finds the optimizer's state
-    reserved = memory.reserved
+    reserved, recording, allocated = memory.reserved, 0, memory.peak_allocated
     if given.record:
         recorded = Allocator()
         step.memory = recorded
         workspace = recorded.malloc(CUBLAS_WORKSPACE)  # of the stream that records
         step.run()
         recorded.free(workspace)
-        allocated = max(memory.peak_allocated, memory.allocated + recorded.peak_allocated)
-        reserved = max(reserved, trimmed(memory) + recorded.reserved)
-        return FastPeak(allocated, reserved, base, step.host_bytes, step.parked_bytes, paged_bytes(given.work), recorded.reserved)
-    return FastPeak(memory.peak_allocated, reserved, base, step.host_bytes, step.parked_bytes, paged_bytes(given.work))
+        recording = recorded.reserved
+        allocated = max(allocated, memory.allocated + recorded.peak_allocated)
+        reserved = max(reserved, trimmed(memory) + recording)
+    more = 1 + FP8_UNSEEN if given.fp8 else 1
+    return FastPeak(allocated, int(reserved * more), base, step.host_bytes, step.parked_bytes, paged_bytes(given.work), recording)
 
 
 def trimmed(memory: Allocator) -> int:
@@ -206,18 +231,22 @@ class Step:
     def __init__(self, given: FastWork, memory: Memory) -> None:
         self.given, self.memory = given, memory
         self.shape, self.tokens = given.work.shape, given.tokens
-        self.groups = groups_of(given.work)
+        self.groups = groups_of(given.work, given.fp8)
         self.name_groups()
         self.keep = tuple(KEEP[layer.activations] for layer in given.work.layers)
         self.parked = given.parked
         self.at_once = tokens_at_once(given.tokens, given.tight)
         self.attended = self.shape.heads * self.shape.head_width
         self.buffers: dict[tuple[int, ...], Piece] = {}
+        self.both: dict[tuple[int, ...], list[Piece]] = {}
         for number, layer in enumerate(given.work.layers):
             if layer.weights == "16bit":
                 for index, group in enumerate(self.groups):
-                    self.buffers[number, index] = self.new(group.size)
-        self.arena = self.new(max(group.size for group in self.groups)) if given.tight else None
+                    if given.fp8:
+                        self.both |= {(number, index, int(back)): self.eight_bit((group, back)) for back in (False, True)}
+                    else:
+                        self.buffers[number, index] = self.new(group.size)
+        self.arena = self.new(max(group.size for group in self.groups)) if given.tight and not given.fp8 else None
         self.gradients = self.new(sum(size for *_, size in adapter_matrices(given.work)), FLOAT)
         self.workspace = self.new(CUBLAS_WORKSPACE, 1)
         self.leaving: deque[list[Piece]] = deque()
@@ -246,6 +275,34 @@ class Step:
 
     def rows(self, width: int, itemsize: int = HALF) -> Piece:
         return self.new(self.tokens * width, itemsize)
+
+    def eight_bit(self, *ways: tuple[Group, bool]) -> list[Piece]:
+        """Memory for any of these groups, each for its way."""
+        wide, thin = (max(group.eight_bit(back)[part] for group, back in ways) for part in (0, 1))
+        return [self.new(wide, 1), self.new(thin)]
+
+    # fast/fp8.py
+
+    def product(self, number: int, group: Group, count: int, back: bool = False, onto: bool = False, multiplied: bool = True) -> Piece | None:
+        """Its buffer, and in FP8 what is computed into beside the result; returns x A' or dy sB there, which has no room elsewhere."""
+        if not group.fp8:
+            self.buffer(number, group)
+            return None
+        if (number, self.groups.index(group), int(back)) not in self.both:
+            key = () if self.given.tight else (group.outputs, group.inputs, group.thin, group.extra, int(back))
+            if key not in self.both:
+                ways = [(one, way) for one in self.groups for way in (False, True)] if self.given.tight else [(group, back)]
+                self.both[key] = self.eight_bit(*ways)
+        low = self.new(count * group.thin)
+        if multiplied:
+            self.multiply(group, count, back, onto)
+        return low
+
+    def multiply(self, group: Group, count: int, back: bool, onto: bool) -> None:
+        given = self.new(count * ((group.outputs if back else group.inputs) + group.extra), 1)
+        scales = self.new(count, FLOAT)
+        result = self.new(count * group.outputs) if onto else None
+        del given, scales, result
 
     def buffer(self, number: int, group: Group) -> None:
         """Makes it, the first time."""
@@ -356,12 +413,11 @@ class Step:
         for count in pieces(self.tokens, None if keep == "all" else self.at_once):
             gate_up = self.gate_and_up(number, saved, count)
             inner = self.new(count * (self.down.inputs + self.down.spare))
-            self.buffer(number, self.down)
-            low.append(self.new(count * self.down.spare))
+            low.append(self.product(number, self.down, count, onto=not stays) or self.new(count * self.down.spare))
             if keep == "all":
                 saved.gate_up = gate_up
             del gate_up, inner
-        saved.low["down"] = low[0] if len(low) == 1 else self.rows(self.down.spare)
+        saved.low["down"] = low[0] if len(low) == 1 else self.rows(self.down.thin)
         del normed
         if stays:
             if keep == "thin":
@@ -374,8 +430,7 @@ class Step:
         width, low = self.shape.width, dict(saved.low)
         normed = self.rows(width + self.qkv.spare)
         qkv = self.rows(self.qkv.outputs)
-        self.buffer(number, self.qkv)
-        low["qkv"] = self.rows(self.qkv.spare)
+        low["qkv"] = self.product(number, self.qkv, self.tokens) or self.rows(self.qkv.spare)
         del normed
         turned = self.rows((self.shape.heads + self.shape.key_heads) * self.shape.head_width) if self.shape.norms_of_heads else None
         attention, kept = saved.attention, saved.kept
@@ -383,15 +438,13 @@ class Step:
             attention = self.rows(self.attended)
             kept = [self.rows(self.shape.heads, FLOAT), self.new(1, LONG), self.new(1, LONG)]
         added = self.rows(width)
-        self.buffer(number, self.o)
-        low["o"] = self.rows(self.o.spare)
+        low["o"] = self.product(number, self.o, self.tokens) or self.rows(self.o.spare)
         normed = self.rows(width + self.gate_up.spare)
         return Saved(saved.x, attention, kept, qkv, turned, added, low=low), normed
 
     def gate_and_up(self, number: int, saved: Saved, count: int) -> Piece:
         gate_up = self.new(count * (self.gate_up.outputs + self.gate_up.spare))
-        self.buffer(number, self.gate_up)
-        saved.low["gate_up"] = self.new(count * self.gate_up.spare)
+        saved.low["gate_up"] = self.product(number, self.gate_up, count) or self.new(count * self.gate_up.spare)
         return gate_up
 
     def backward(self, number: int, saved: Saved, d_out: Piece, first: bool) -> Piece | None:
@@ -402,18 +455,18 @@ class Step:
         d_middle = self.mlp_backward(number, saved, normed, d_out)
         del normed
         d_attention = self.rows(self.attended)
-        self.buffer(number, self.o)
+        low = self.product(number, self.o, self.tokens, back=True)
         grads = self.attend_backward()
         d_qkv = self.rows(self.qkv.outputs + self.qkv.spare)
         del grads, d_attention
         saved.qkv = saved.turned = saved.attention = saved.kept = None
         normed = self.rows(width)
         d_normed = None if first else self.rows(width)
-        self.buffer(number, self.qkv)
+        low = self.product(number, self.qkv, self.tokens, back=True, multiplied=not first)
         d_x = None
         if not first:
             d_x = d_middle if self.o.spare == self.spare else self.rows(width + self.spare)
-        del d_middle, d_qkv, normed, d_normed, d_out
+        del d_middle, d_qkv, normed, d_normed, d_out, low
         return d_x
 
     def mlp_backward(self, number: int, saved: Saved, normed: Piece | None, d_out: Piece) -> Piece:
@@ -429,14 +482,14 @@ class Step:
             again_too = kept is not None
             kept = None
             inner = self.new(count * self.down.inputs)
-            self.buffer(number, self.down)
+            low = self.product(number, self.down, count, back=True)
             del inner
             again = self.new(count * width) if again_too else None
             d_normed = self.new(count * width)
-            self.buffer(number, self.gate_up)
+            low = self.product(number, self.gate_up, count, back=True)
             if d_middle is None:
                 d_middle = d_out if self.o.spare == self.spare else self.rows(width + self.o.spare)
-            del was, gate_up, again, d_normed
+            del was, gate_up, low, again, d_normed
         assert d_middle is not None
         return d_middle
 

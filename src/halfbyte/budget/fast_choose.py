@@ -37,12 +37,13 @@ class FastRun:
     alike: bool = False
     hopper: bool = True
     host_bytes: int = 0
+    fp8: bool = False
 
     def at_once(self, rows: int, layers: tuple[Placement, ...], one_buffer: bool = False, record: bool = False) -> FastWork:
         work = replace(self.work, rows=rows, accumulation=self.effective_rows // rows, layers=layers)
         beyond = work.shape.window is not None and work.tokens > work.shape.window
         supervised = rows * (work.tokens - 1)
-        return FastWork(work, (work.tokens,) * rows, supervised, one_buffer, record, not self.alike or work.packed or beyond, self.hopper)
+        return FastWork(work, (work.tokens,) * rows, supervised, one_buffer, record, not self.alike or work.packed or beyond, self.hopper, self.fp8)
 
 
 def fast_ways(run: FastRun, bounds: Bounds) -> list[Choice]:
@@ -170,7 +171,7 @@ def _price(run: FastRun, given: FastWork, bounds: Bounds) -> Choice:
     whole = bounds.whole(enough) + (0 if bounds.paged_leaves else peak.paged_bytes)
     return Choice(
         Way(work.rows), work, whole, int(enough * bounds.memory_factor), seconds, whole <= bounds.budget_bytes, path="fast", record=given.record,
-        one_buffer=given.tight, standing_bytes=standing_bytes(given) + peak.recorded_bytes, host_bytes=peak.host_bytes,
+        one_buffer=given.tight, fp8=given.fp8, standing_bytes=standing_bytes(given) + peak.recorded_bytes, host_bytes=peak.host_bytes,
     )  # fmt: skip
 
 
@@ -184,7 +185,8 @@ def standing_bytes(given: FastWork) -> int:
     memory = Allocator()
     step = step_of(given, memory)
     for group in step.groups:
-        step.buffer(len(given.work.layers) - 1, group)
+        for back in (False, True) if given.fp8 else (False,):
+            step.product(len(given.work.layers) - 1, group, 0, back)
     taken = memory.allocated
     del step
     return taken
@@ -193,5 +195,5 @@ def standing_bytes(given: FastWork) -> int:
 def usual_seconds(choice: Choice, tokens: int, bounds: Bounds, alike: bool = False) -> float:
     """Of a step with rows of so many tokens, in the way that was chosen."""
     work = replace(choice.work, tokens=tokens)
-    given = FastWork(work, (tokens,) * work.rows, None, choice.one_buffer, choice.record, not alike)
+    given = FastWork(work, (tokens,) * work.rows, None, choice.one_buffer, choice.record, not alike, fp8=choice.fp8)
     return fast_seconds(fast_effort(given, fast_peak(given).parked_bytes, work.accumulation), bounds.rates)

@@ -8,6 +8,10 @@ FAMILY = ("llama", "mistral", "qwen2", "qwen3", "falcon")
 UNTIMED = ("falcon",)
 """Families that nobody has timed on a GPU: they are computed by hand only where the recipe asks for it."""
 ROPES = ("default", "linear", "llama3", "yarn")
+FP8_CAPABILITY = (8, 9)
+"""The first that multiplies 8-bit numbers."""
+FP8_CANNOT = "train.compute is fp8, and it cannot be taken: {}"
+FP8_HINT = "leave train.compute out, and products are in 16 bits"
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FALCON_LINEARS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 
@@ -22,6 +26,19 @@ def why_plain(recipe: Recipe, config: dict[str, Any], precision: str = "bfloat16
     if found is None and on_gpu and recipe.train.fast_path == "auto" and config["model_type"] in UNTIMED:
         return f"for {config['model_type']} it was not measured yet: train.fast_path=on takes it"
     return found
+
+
+def why_not_fp8(recipe: Recipe, config: dict[str, Any], precision: str, on_gpu: bool, has_fp8: bool, plain_because: str | None) -> str | None:
+    """The reason, or None. has_fp8: a GPU that multiplies 8-bit numbers; plain_because: what `why_plain` says."""
+    if on_gpu and not has_fp8:
+        return f"8-bit products need a GPU of compute capability {FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or more"
+    if not on_gpu and recipe.train.fast_path != "on":
+        return "there is no GPU; train.fast_path=on computes it in plain PyTorch, slowly"
+    if precision != "bfloat16":
+        return f"it is beside bfloat16, and this computes in {precision}; train.precision=bfloat16 sets it"
+    if config.get("model_type") == "falcon":
+        return "it is for the Llama family, and this base is of type falcon"
+    return plain_because and f"it is of the fast path, which is not taken: {plain_because}"
 
 
 def _of_machine(precision: str, on_gpu: bool, is_old: bool) -> str | None:

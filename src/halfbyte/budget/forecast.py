@@ -8,7 +8,7 @@ from typing import Any
 
 from halfbyte.budget.choose import DRIVER_BYTES, Bounds, Choice, choose_way, smallest, tightest
 from halfbyte.budget.fast_choose import FastRun, fast_ways
-from halfbyte.budget.fast_fit import why_plain
+from halfbyte.budget.fast_fit import FP8_CANNOT, FP8_HINT, why_not_fp8, why_plain
 from halfbyte.budget.phases import Phase, evaluation_fits, looking_bytes, phases_of, rows_that_fit
 from halfbyte.budget.predict import training_peak
 from halfbyte.budget.rates import GPUS, Gpu, Rates, known_gpu, origin_of, rates_of, typical_gpu
@@ -46,6 +46,8 @@ class Target:
     """Of the computer's memory, that what is parked may take."""
     hopper: bool = True
     """Compute capability 9.0."""
+    has_fp8: bool = True
+    """Compute capability 8.9 or more."""
 
     @property
     def bounds(self) -> Bounds:
@@ -65,6 +67,7 @@ class Asked:
     paths: tuple[str, ...] = ("plain",)
     alike: bool = False
     """Whether all rows are of one length, each a document."""
+    fp8: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def target_of(words: str) -> Target:
     """`24GB`, or the name of a GPU such as `RTX 4090`. Raises RecipeError."""
     gpu = known_gpu(words)
     if gpu is not None:
-        return Target(gpu.name, int(gpu.memory_gb * 1e9), rates_of(gpu), origin_of(gpu), is_old=gpu.is_old)
+        return Target(gpu.name, int(gpu.memory_gb * 1e9), rates_of(gpu), origin_of(gpu), is_old=gpu.is_old, has_fp8=gpu.has_fp8)
     if re.match(r"\s*[-\d.,]+\s*([kmgt]i?)?b?\s*$", words, re.IGNORECASE):
         budget = read_bytes(words, "--gpu")
         gpu = typical_gpu(budget / 1e9)
@@ -198,10 +201,13 @@ def make_forecast(
     """
     recipe = _going_on(recipe)
     reason = why_plain(recipe, config, _precision(recipe, target), is_old=target.is_old)
+    fp8 = recipe.train.compute == "fp8"
+    if fp8 and (cannot := why_not_fp8(recipe, config, _precision(recipe, target), on_gpu=True, has_fp8=target.has_fp8, plain_because=reason)):
+        raise ModelError(FP8_CANNOT.format(cannot), hint=FP8_HINT)
     if reason and recipe.train.fast_path == "on":
         raise ModelError(f"train.fast_path is on, and it cannot be taken: {reason}", hint="train.fast_path=auto takes the plain path then")
-    paths = ("plain",) if reason else ("fast",) if recipe.train.fast_path == "on" else ("plain", "fast")
-    asked = replace(ask(recipe, config, tokens, packed), paths=paths, alike=alike)
+    paths = ("plain",) if reason else ("fast",) if fp8 or recipe.train.fast_path == "on" else ("plain", "fast")
+    asked = replace(ask(recipe, config, tokens, packed), paths=paths, alike=alike, fp8=fp8)
     notes = _notes(recipe, asked.work)
     if target.is_old:
         notes.append("on GPUs before compute capability 8.0 attention is computed in another way than is simulated here: leave room")
@@ -269,7 +275,7 @@ def _of_paths(asked: Asked, target: Target, bounds: Bounds) -> tuple[Choice | No
     best, shown = choose_way(asked.work, asked.effective_rows, bounds, asked.checkpointing) if "plain" in asked.paths else (None, [])
     if "fast" not in asked.paths:
         return best, shown
-    run = FastRun(asked.work, asked.effective_rows, asked.checkpointing, asked.alike, target.hopper, target.host_bytes)
+    run = FastRun(asked.work, asked.effective_rows, asked.checkpointing, asked.alike, target.hopper, target.host_bytes, asked.fp8)
     fast = [choice if evaluation_fits(choice, bounds, 1, asked.new_tokens) else replace(choice, fits=False) for choice in fast_ways(run, bounds)]
     fitting = [choice for choice in (best, *fast) if choice is not None and choice.fits]
     return min(fitting, key=lambda choice: choice.step_seconds, default=None), [*shown, *fast]

@@ -52,6 +52,11 @@ class Gpu:
         """Before compute capability 8.0: no bfloat16, and PyTorch's fused attention is another."""
         return self.name in ("T4", "V100")
 
+    @property
+    def has_fp8(self) -> bool:
+        """Compute capability 8.9 or more: products of 8-bit numbers."""
+        return not self.is_old and not self.name.startswith(("RTX 30", "A10", "A6000"))
+
 
 H200 = Gpu("H200", 141, 989, 4.8, 55)
 GPUS = (

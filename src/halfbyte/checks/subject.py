@@ -99,3 +99,5 @@ class Subject:
     """Of every group of the optimizer."""
     fast: Accumulate | None = None
     """The fast path's gradients, where the run takes it."""
+    fp8: bool = False
+    """Whether the fast path multiplies with the frozen weights in 8 bits."""

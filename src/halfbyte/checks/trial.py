@@ -332,5 +332,10 @@ def gradients_apart(seen: Gradient, truth: Gradient) -> tuple[float, str]:
     return distances[worst], worst
 
 
+def together_apart(seen: Gradient, truth: Gradient) -> float:
+    """The relative distance of all as one."""
+    return length({name: seen[name] - truth[name] for name in truth}) / max(length(truth), 1e-30)
+
+
 def length(gradient: Gradient) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in gradient.values()) ** 0.5

@@ -51,7 +51,8 @@ class Placement:
 
 @dataclass(frozen=True)
 class Computing:
-    """How a step is computed in the memory that there is; it changes no number beyond rounding. Chosen by budget/, on a CPU as the recipe has it."""
+    """How a step is computed in the memory that there is; it changes no number beyond rounding, which in FP8 is coarse. Chosen by budget/, on a CPU as the
+    recipe has it."""
 
     micro_batch_size: int
     """Rows computed at a time."""
@@ -78,6 +79,8 @@ class Computing:
     """On the fast path: micro-batches of a shape that comes again are recorded and replayed as one launch."""
     tight: bool = False
     """On the fast path: one piece of memory for the 16-bit weights of all layers."""
+    fp8: bool = False
+    """On the fast path: products with the frozen weights in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def tell_computing(computing: Computing) -> Decision:
         parts.append("one piece of memory for all weights in 16 bits")
     if computing.record:
         parts.append("recorded")
-    told = ", ".join(["fast path", *parts] if computing.path == "fast" else parts)
+    told = ", ".join([f"fast path{' in FP8' * computing.fp8}", *parts] if computing.path == "fast" else parts)
     seconds = f", {computing.predicted_step_seconds:.2g} s a step" if computing.predicted_step_seconds else ""
     predicted = f"{computing.predicted_bytes / 1e9:.1f} GB{seconds}" if computing.predicted_bytes else ""
     because = f"; not the fast path: {computing.plain_because}" if computing.plain_because else ""

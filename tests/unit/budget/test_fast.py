@@ -17,7 +17,7 @@ from halfbyte.budget.fast import FastWork, Step, fast_peak, groups_of, step_of
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work
 from halfbyte.data.batches import IGNORE, Batch
-from halfbyte.fast import attention, block, decoder, falcon, head, layer, linear, parking
+from halfbyte.fast import attention, block, decoder, falcon, fp8, head, layer, linear, parking
 from halfbyte.model.load import falcon_linears_are_linears
 from halfbyte.recipe.plan import Placement
 from recordings import make_work
@@ -89,7 +89,7 @@ class Logged(Allocator):
 def without_kernels() -> SimpleNamespace:
     """The kernels allocate nothing, and here they compute nothing either."""
     both_ways = [name + way for name in ("rms_norm", "layer_norm", "rotate", "swiglu", "gelu") for way in ("", "_backward")]
-    names = [*both_ways, "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4"]
+    names = [*both_ways, "add_rms_norm", "cross_entropy", "write_adapter", "dequantise_nf4", "quantise_rows", "product", "write_weight", "write_factors"]
     return SimpleNamespace(**dict.fromkeys(names, lambda *_, **__: None))
 
 
@@ -143,7 +143,7 @@ def model_of(family: str, targets: list[str] | None):
 def without_a_gpu(monkeypatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         for module, name, value in (
-            (decoder, "ops_for", lambda _: without_kernels()),
+            (decoder, "ops_for", lambda _: without_kernels()), (fp8, "ops_for", lambda _: without_kernels()),
             *((module, function.__name__, function) for module in (layer, falcon) for function in (attend, attend_backward)),
             (linear, "_add_product", lambda *_: None), (head, "rows_at_a_time", lambda *_: PIECE), (budget, "rows_at_a_time", lambda *_: PIECE),
             (torch.cuda, "current_stream", lambda _: Stream()), (torch.cuda, "stream", lambda _: nullcontext()), (parking.Shelf, "_place", place),
@@ -173,11 +173,17 @@ WAYS: dict[str, tuple[str, list[Placement], dict]] = {
     "falcon, all parked": ("falcon", [Placement(activations="cpu"), *[Placement(activations="kept", parked=True)] * 3], {}),
     "falcon, 16 bits": ("falcon", [*[Placement("16bit")] * 2, *[Placement("16bit", "thin")], Placement()], {}),
     "falcon, one adapter": ("falcon", [Placement(activations="attention")] * LAYERS, {"targets": ("query_key_value",)}),
+    "fp8": ("llama", [Placement()] * LAYERS, {"fp8": True}),
+    "fp8, thin": ("qwen3", [Placement(activations="thin")] * LAYERS, {"fp8": True}),
+    "fp8, attention": ("llama", [Placement(activations="attention")] * LAYERS, {"fp8": True}),
+    "fp8, input, tight": ("llama", [Placement(activations="recomputed")] * LAYERS, {"fp8": True, "tight": True}),
+    "fp8, parked": ("llama", [*[Placement(activations="recomputed", parked=True)] * 3, Placement()], {"fp8": True}),
+    "fp8, resident": ("llama", [*[Placement("16bit")] * 2, *[Placement("16bit", "thin")], Placement()], {"fp8": True}),
     "two adapters": ("llama", [Placement(activations="attention", parked=True)] * LAYERS, {"targets": ("q_proj", "down_proj")}),
 }
 
 
-IN_PIECES = ["all", "thin", "input", "input of qwen3, tight", "each its own", "parked", "two adapters"]
+IN_PIECES = ["all", "thin", "input", "input of qwen3, tight", "each its own", "parked", "two adapters", "fp8, thin", "fp8, input, tight"]
 
 
 @pytest.mark.parametrize("way", IN_PIECES)
@@ -245,6 +251,9 @@ MEASURED = [  # on an H200: rows, tokens, what is kept, how, what was allocated 
     (2, 2048, "kept", {"record": True}, None, 18.18),
     (8, 2048, "kept", {"resident": 32, "record": True}, None, 69.74),
     (4, 2048, "kept", {"resident": 14, "record": True}, None, 37.15),
+    (4, 2048, "kept", {"record": True, "fp8": True}, None, 32.95),
+    (4, 2048, "attention", {"record": True, "fp8": True}, None, 13.14),
+    (4, 2048, "kept", {"resident": 10, "record": True, "fp8": True}, None, 37.81),
 ]
 
 

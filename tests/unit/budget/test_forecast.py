@@ -239,3 +239,39 @@ def test_unknown_gpus_are_refused_with_those_that_are_known():
         target_of("Voodoo 3")
     assert "Voodoo 3" in caught.value.message
     assert "RTX 4090" in caught.value.hint
+
+
+# FP8
+
+
+def test_fp8_is_the_fast_path_priced_with_its_own_buffers_and_products():
+    words = ("train.batch_size=4", "train.gradient_accumulation_steps=1", "train.fast_path=on")
+    without, fp8 = (forecast("mistral-7b", "H200", *words, *more).choice for more in ((), ("train.compute=fp8",)))
+    assert without is not None
+    assert fp8 is not None
+    assert (fp8.path, fp8.fp8, without.fp8) == ("fast", True, False)
+    assert "fast path in FP8" in fp8.told()
+    assert fp8.step_seconds < 0.8 * without.step_seconds
+    less, more = (max(one.peak_bytes for one in forecast("mistral-7b", "16GB", *words, *key).considered) for key in ((), ("train.compute=fp8",)))
+    assert less + 2e9 < more  # where everything is kept
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words", "reason"),
+    [
+        ("A100", (), "8-bit products need a GPU of compute capability 8.9 or more"),
+        ("RTX 3090", (), "8-bit products need a GPU of compute capability 8.9 or more"),
+        ("H100", ("train.fast_path=off",), "it is of the fast path, which is not taken: train.fast_path is off"),
+        ("H100", ("train.precision=float16",), "it is beside bfloat16, and this computes in float16"),
+        ("H100", ("adapter.dropout=0.1",), "it is of the fast path, which is not taken: the adapter has dropout"),
+    ],
+)
+def test_where_fp8_cannot_be_it_is_refused_by_name(gpu, words, reason):
+    with pytest.raises(ModelError, match=f"train.compute is fp8, and it cannot be taken: {reason}") as refused:
+        forecast("mistral-7b", gpu, "train.compute=fp8", *words)
+    assert "train.compute" in refused.value.hint
+
+
+def test_which_gpus_have_8_bit_products():
+    assert all(target_of(name).has_fp8 for name in ("RTX 4090", "L4", "L40S", "H100", "H200", "B200", "RTX 5090"))
+    assert not any(target_of(name).has_fp8 for name in ("T4", "V100", "RTX 3060", "RTX 3090", "A10G", "A6000", "A100", "A100 80GB"))

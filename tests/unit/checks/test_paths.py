@@ -76,3 +76,55 @@ def test_an_adapter_without_its_gradient_is_found(packed):
     found = proof(replace(packed, fast=fast))
     assert found.passed is False
     assert "k_proj.lora_A" in found.told
+
+
+# In FP8: coarse, and still not anything at all
+
+
+@pytest.fixture(scope="module")
+def in_fp8(tmp_path_factory):
+    return make_subject(tmp_path_factory.mktemp("fp8"), words=[*ON, "data.packing=best_fit", "train.compute=fp8", "train.precision=bfloat16"])
+
+
+def test_in_fp8_it_has_its_own_bounds(in_fp8, packed):
+    assert in_fp8.fp8
+    assert not packed.fp8
+    found = proof(in_fp8)
+    assert found.passed, found.told
+    assert "in FP8" in found.told
+
+
+@pytest.mark.parametrize("fault", [a_label_too_many, the_last_row_left_out])
+def test_in_fp8_it_finds(in_fp8, fault):
+    found = proof(replace(in_fp8, fast=lambda batch, scale: fault(batch, in_fp8.fast, scale)))
+    assert found.passed is False, found.told
+
+
+def test_in_fp8_an_adapter_without_its_gradient_is_found(in_fp8):
+    left_out = next(parameter for name, parameter in in_fp8.model.named_parameters() if "k_proj.lora_A" in name)
+
+    def fast(batch, scale):
+        loss = in_fp8.fast(batch, scale)
+        left_out.grad.zero_()
+        return loss
+
+    found = proof(replace(in_fp8, fast=fast))
+    assert found.passed is False
+    assert "k_proj.lora_A" in found.told
+    assert "train.compute" in found.hint
+
+
+def test_in_fp8_gradients_that_are_all_turned_a_little_are_found(in_fp8):
+    """As on a base of many layers that nobody trained."""
+
+    def fast(batch, scale):
+        loss = in_fp8.fast(batch, scale)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in in_fp8.model.parameters():
+            if parameter.grad is not None:
+                other = torch.randn(parameter.shape, generator=generator)
+                parameter.grad += 0.6 * float(parameter.grad.norm() / other.norm()) * other
+        return loss
+
+    found = proof(replace(in_fp8, fast=fast))
+    assert found.passed is False
