@@ -466,8 +466,8 @@ def changed(key: str) -> tuple[str, Any]:
         "data.augment_copies": 3, "data.system_as": "user", "data.instruction": "say", "data.instruction_column": "i", "data.input_column": "i",
         "data.output_column": "o", "data.user_tag": "U:", "data.assistant_tag": "A:", "data.text_column": "other", "data.label_pattern": "(x)",
         "data.labels": ["a"], "data.merge_labels": {"a": "b"},
-        "memory_budget": "24GB", "adapter.kind": "dora", "adapter.init_from": "runs/a", "train.precision": "float32", "evaluate.prompts": ["p"],
-        "evaluate.repetition_penalty": 1.5, "evaluate.stride": 7, "evaluate.max_answers": 3, "evaluate.wanted_accuracy": 0.8,
+        "memory_budget": "24GB", "adapter.kind": "dora", "adapter.init_from": "runs/a", "train.precision": "float32", "train.compute": "fp8",
+        "evaluate.prompts": ["p"], "evaluate.repetition_penalty": 1.5, "evaluate.stride": 7, "evaluate.max_answers": 3, "evaluate.wanted_accuracy": 0.8,
         "evaluate.neutral_path": "n.txt", "evaluate.min_gain": 0.05, "evaluate.max_forgetting": 0.1, "track.report_to": ["tensorboard"],
     }  # fmt: skip
     section, _, name = key.partition(".")

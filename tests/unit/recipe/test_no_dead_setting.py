@@ -271,6 +271,7 @@ TURNED: dict[str, tuple[Any, list[str], str]] = {
     "train.max_grad_norm": (in_training, ["train.learning_rate=1e-2"], "train.max_grad_norm=1e-9"),
     "train.gradient_checkpointing": (in_plan, [], "train.gradient_checkpointing=true"),
     "train.precision": (in_plan, [], "train.precision=bfloat16"),
+    "train.compute": (in_plan, ["train.fast_path=on", "train.precision=bfloat16"], "train.compute=fp8"),
     "train.eval_steps": (in_plan, [], "train.eval_steps=3"),
     "train.early_stopping_patience": (in_training, [], "train.early_stopping_patience=2"),
     "train.keep_checkpoints": (in_training, [], "train.keep_checkpoints=4"),
