@@ -2,6 +2,8 @@
 
     python benchmarks/fp8_gradient.py [--results FOLDER]      on a GPU that has such products; half a minute
 
+Without a GPU the embedded base alone is measured, by the reference of FP8, into fp8_gradient_cpu.json.
+
 Bases: Mistral-7B's shape with random weights, of 1 to 32 layers; the same of 32 layers whose projections into the residual stream are drawn smaller by
 sqrt(2 * layers), as trained models begin; and the embedded base, which is trained, on a page of this project's documentation. B of the adapters is random,
 not zero. For each base, all adapter gradients together:
@@ -87,7 +89,7 @@ def embedded() -> dict[str, Any]:
     from halfbyte.model.load import load_base, load_tokenizer
 
     base = find_base("embedded")
-    model = adapted(load_base(base, NF4(), "bfloat16", torch.device("cuda", 0)).model)
+    model = adapted(load_base(base, NF4(), "bfloat16", torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")).model)
     ids = torch.tensor(load_tokenizer(base).encode(PAGE.read_text(encoding="utf-8"))[:1024])[None]
     return compare(model, Batch(ids, ids.clone(), (ids.shape[1],)))
 
@@ -96,6 +98,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if not torch.cuda.is_available():
+        content = {"where": where(), "versions": versions(), "rank": RANK, "case": embedded()}
+        print("embedded base", {way: round(one["cosine"], 5) for way, one in content["case"].items() if way != "loss"}, f"loss {content['case']['loss']:.4f}")
+        save_raw("fp8_gradient_cpu.json", content, args.results)
+        return
     found: dict[str, Any] = {}
     cases = {
         "embedded base": embedded,

@@ -95,8 +95,8 @@ class Choice:
     def told(self) -> str:
         """In words, such as `24 of 32 layers recomputed`."""
         if self.path == "fast":
-            parts = [f"fast path{' in FP8' * self.fp8}", *tell_layers(self.work.layers)]
-            parts += ["one piece of memory for all weights in 16 bits"] if self.one_buffer else []
+            parts = [f"fast path{' in FP8' * self.fp8}", *tell_layers(self.work.layers, self.fp8)]
+            parts += [f"one piece of memory for all weights in {8 if self.fp8 else 16} bits"] if self.one_buffer else []
             return ", ".join([*parts, "recorded"] if self.record else parts)
         way, layers = self.way, self.work.shape.layers
         if way.kept == layers:

@@ -147,7 +147,9 @@ def _weights(choice: Choice) -> str:
     way, layers = choice.way, choice.work.shape.layers
     at_home = "4 bits" if choice.work.four_bit else "16 bits"
     sixteen = sum(layer.weights == "16bit" for layer in choice.work.layers) if choice.path == "fast" else way.sixteen
-    moved = [f"{'all' if number == layers else number} {where}" for number, where in ((way.away, "away"), (sixteen, "in 16 bits")) if number]
+    moved = [
+        f"{'all' if number == layers else number} {where}" for number, where in ((way.away, "away"), (sixteen, f"in {8 if choice.fp8 else 16} bits")) if number
+    ]
     return ", ".join(moved) or at_home
 
 

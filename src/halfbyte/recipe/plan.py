@@ -138,9 +138,9 @@ def as_asked(train: Train, evaluate_rows: int | None, layers: int) -> Computing:
 def tell_computing(computing: Computing) -> Decision:
     """The path, rows at a time, and what becomes of the layers."""
     rows, times = computing.micro_batch_size, computing.gradient_accumulation_steps
-    parts = [f"{rows} row{'s' * (rows != 1)} at a time, {times} time{'s' * (times != 1)} a step", *tell_layers(computing.layers)]
+    parts = [f"{rows} row{'s' * (rows != 1)} at a time, {times} time{'s' * (times != 1)} a step", *tell_layers(computing.layers, computing.fp8)]
     if computing.tight:
-        parts.append("one piece of memory for all weights in 16 bits")
+        parts.append(f"one piece of memory for all weights in {8 if computing.fp8 else 16} bits")
     if computing.record:
         parts.append("recorded")
     told = ", ".join([f"fast path{' in FP8' * computing.fp8}", *parts] if computing.path == "fast" else parts)
@@ -152,7 +152,7 @@ def tell_computing(computing: Computing) -> Decision:
     return Decision("memory", told, f"{predicted} predicted: the fastest way that fits{because}")
 
 
-def tell_layers(layers: Sequence[Placement]) -> list[str]:
+def tell_layers(layers: Sequence[Placement], fp8: bool = False) -> list[str]:
     """What becomes of them, in words such as `24 of 32 layers recomputed`."""
 
     def number(count: int) -> str:
@@ -170,7 +170,7 @@ def tell_layers(layers: Sequence[Placement]) -> list[str]:
     if away := sum(layer.weights == "cpu" for layer in layers):
         parts.append(f"weights of {away} layers in the computer's memory")
     if sixteen := sum(layer.weights == "16bit" for layer in layers):
-        parts.append(f"weights of {sixteen} layers kept in 16 bits")
+        parts.append(f"weights of {sixteen} layers kept in {'8 bits, both ways' if fp8 else '16 bits'}")
     return parts
 
 
