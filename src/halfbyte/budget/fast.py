@@ -140,6 +140,11 @@ def groups_of(work: Work, fp8: bool = False) -> tuple[Group, ...]:
     return group(*linears[:3]), group(linears[3]), group(*linears[4:6]), group(linears[6])
 
 
+RECORDED_SPARE = 2 * LOGITS
+"""While a step is recorded, idle pages of other memory cannot be handed back: two of seven recorded cases ran out of memory with 1.5 and 4 % to spare. A
+piece of logits, which both were asking for."""
+
+
 @dataclass(frozen=True)
 class FastPeak:
     """Of PyTorch's memory on the GPU, and of the computer's."""
@@ -157,7 +162,7 @@ class FastPeak:
 
     @property
     def enough_bytes(self) -> int:
-        return enough_bytes(self.reserved_bytes, SPARE_SHARE)
+        return enough_bytes(self.reserved_bytes, SPARE_SHARE) + (RECORDED_SPARE if self.recorded_bytes else 0)
 
 
 @dataclass
@@ -494,12 +499,12 @@ class Step:
         return d_middle
 
     def attend_backward(self) -> list[Piece]:
-        """With what the kernels take for themselves: sums in float32; FlashAttention 2 one of keys and values for each query head, too."""
+        """With what the kernels take for themselves: sums in float32, and gradients of keys and values for each query head, which are then added up."""
         shape, keys = self.shape, self.shape.key_heads * self.shape.head_width
         found = [self.rows(self.attended), self.rows(keys), self.rows(keys)]
         sums = self.rows(shape.heads, FLOAT)
         wide = self.rows(self.attended, FLOAT)
-        each = [self.rows(self.attended) for _ in range(2)] if self.given.kernel == "flash" and shape.heads != shape.key_heads else []
+        each = [self.rows(self.attended) for _ in range(2)] if shape.heads != shape.key_heads else []
         del sums, wide, each
         return found
 
