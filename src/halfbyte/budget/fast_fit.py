@@ -5,8 +5,6 @@ from typing import Any
 from halfbyte.recipe.schema import Recipe
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3", "falcon")
-UNTIMED = ("falcon",)
-"""Families that nobody has timed on a GPU: they are computed by hand only where the recipe asks for it."""
 ROPES = ("default", "linear", "llama3", "yarn")
 FP8_CAPABILITY = (8, 9)
 """The first that multiplies 8-bit numbers."""
@@ -22,10 +20,7 @@ def why_plain(recipe: Recipe, config: dict[str, Any], precision: str = "bfloat16
         return "train.fast_path is off"
     if not on_gpu and recipe.train.fast_path == "auto":
         return "without a GPU it is taken only where train.fast_path is on"
-    found = _of_machine(precision, on_gpu, is_old) or _of_adapter(recipe, config) or _of_weights(recipe, config) or _of_config(config)
-    if found is None and on_gpu and recipe.train.fast_path == "auto" and config["model_type"] in UNTIMED:
-        return f"for {config['model_type']} it was not measured yet: train.fast_path=on takes it"
-    return found
+    return _of_machine(precision, on_gpu, is_old) or _of_adapter(recipe, config) or _of_weights(recipe, config) or _of_config(config)
 
 
 def why_not_fp8(recipe: Recipe, config: dict[str, Any], precision: str, on_gpu: bool, has_fp8: bool, plain_because: str | None) -> str | None:

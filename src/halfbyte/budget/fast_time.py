@@ -121,7 +121,7 @@ def _of_llama(given: FastWork) -> LayerEffort:
 
 
 def _of_falcon(given: FastWork) -> LayerEffort:
-    """fast/falcon.py. Counted in the same way; no step of it was timed."""
+    """fast/falcon.py. Counted in the same way."""
     shape, width = given.work.shape, given.work.shape.width
     wide, _, down = groups = groups_of(given.work)
     feed, attended, turned = down.inputs, shape.heads * shape.head_width, 2 * (shape.heads + 1) * shape.head_width
