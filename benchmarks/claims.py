@@ -34,8 +34,8 @@ def where() -> str:
 
 
 def _as_typed(words: list[str]) -> list[str]:
-    """The command without --results and --data and their folders, which only say where figures went and files lay."""
-    for option in ("--results", "--data"):
+    """The command without the options that only say where figures went and files lay."""
+    for option in ("--results", "--data", "--peers", "--scratch"):
         if option in words:
             place = words.index(option)
             words = words[:place] + words[place + 2 :]
