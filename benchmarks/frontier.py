@@ -38,6 +38,11 @@ def name_of(cell: Cell) -> str:
     return f"{cell['configuration']['name']}--{cell['program']}"
 
 
+def asked(cell: Cell) -> str:
+    """As the suite's --cells has it."""
+    return f"{cell['configuration']['rows']}x{cell['configuration']['tokens']}--{cell['program']}"
+
+
 def fastest_that_fits(cells: list[Cell], side: str, budget: int, failed: dict[str, int]) -> Cell | None:
     """`failed`: name -> the most gigabytes in which it did not run."""
     exact = (one for one in cells if one["program"] not in FP8_WAYS)  # a budget says who is faster at the same numbers
@@ -138,7 +143,8 @@ def claims_of(found: dict[int, Comparison]) -> Iterable[dict[str, Any]]:
             f"times per token of the fastest of halfbyte's ways ({name_of(pair.ours)}) and of Unsloth's ({name_of(pair.rival)}) that fit into {budget} GB, "
             f"run again where PyTorch may take {pair.ours['budget_bytes'] / 1e9:g} and {pair.rival['budget_bytes'] / 1e9:g} GB"
         )
-        yield claim_of(f"budget-{budget}-vs-unsloth", pair, f"python benchmarks/frontier.py --budgets {budget}", text)
+        cells = " ".join(f"{asked(cell)}={cell['budget_bytes'] / 1e9:g}" for cell in (pair.ours, pair.rival))
+        yield claim_of(f"budget-{budget}-vs-unsloth", pair, f"python benchmarks/suite.py --together --no-anchors --warm-caches --cells {cells}", text)
 
 
 def main() -> None:

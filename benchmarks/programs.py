@@ -287,7 +287,6 @@ def unsloth_with(checkpointing: bool | str, about: str, **more: Any) -> Program:
 WAYS = {
     "fast-resident-all": by_hand_with("everything kept, and all weights in 16 bits", resident=ALL),
     "fast-resident": by_hand_with("everything kept, and the weights of 14 layers in 16 bits", resident=14),
-    "fast-resident-2": by_hand_with("everything kept, and the weights of 2 layers in 16 bits", resident=2),
     "fast": by_hand_with("everything kept"),
     "half": by_hand_with("every second layer computes gate and up again", keep=("all", "thin")),
     "thin": by_hand_with("all layers compute gate and up again", keep=("thin",)),

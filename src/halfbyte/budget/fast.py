@@ -21,8 +21,6 @@ ALIGNED = 128
 """As in fast/layer.py."""
 WIDTH = 128
 """As in fast/fp8.py."""
-FP8_UNSEEN = 0.1
-"""Of what is replayed in FP8, reserved beyond it: three ways on an H200 took 6 to 9 % more."""
 LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
 """As in fast/head.py."""
 
@@ -36,7 +34,7 @@ def pieces(tokens: int, at_once: int | None) -> list[int]:
 
 def tokens_at_once(tokens: int, tight: bool) -> int:
     """In an MLP, as in fast/decoder.py."""
-    return min(4096, max(1024, tokens // 2)) if tight else 8192
+    return min(4096, max(1024, -(-tokens // 2))) if tight else 8192
 
 
 def rows_at_a_time(vocabulary: int, tight: bool = False) -> int:
@@ -207,8 +205,7 @@ def fast_peak(given: FastWork) -> FastPeak:
         recording = recorded.reserved
         allocated = max(allocated, memory.allocated + recorded.peak_allocated)
         reserved = max(reserved, trimmed(memory) + recording)
-    more = 1 + FP8_UNSEEN if given.fp8 else 1
-    return FastPeak(allocated, int(reserved * more), base, step.host_bytes, step.parked_bytes, paged_bytes(given.work), recording)
+    return FastPeak(allocated, reserved, base, step.host_bytes, step.parked_bytes, paged_bytes(given.work), recording)
 
 
 def trimmed(memory: Allocator) -> int:

@@ -82,7 +82,7 @@ def _away(run: FastRun, rows: int, ladder: tuple[str, ...], bounds: Bounds) -> l
     for low in ladder[-2:0:-1] or ladder[:1]:
         for one_buffer in (False, True):
             choice = _climb(lambda count, low, high: _parked(layers, low, high, count), (low, ladder[-1]), run, rows, bounds, one_buffer)
-            if choice is not None:
+            if choice is not None and choice.host_bytes <= run.host_bytes:
                 found.append(choice)
                 break  # one buffer alone is never quicker
     return found or _lean(run, rows, bounds)

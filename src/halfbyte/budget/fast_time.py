@@ -51,7 +51,7 @@ def fast_effort(given: FastWork, parked_bytes: int, accumulation: int = 1) -> Fa
     each = (_of_falcon if shape.family == "falcon" else _of_llama)(given)
     seen = sum(length * min(length, shape.window or length) for length in given.lengths)
     scores = 2.0 * seen * shape.heads * shape.head_width
-    further = len(pieces(tokens, tokens_at_once(tokens, tight=True))) - 1
+    further = len(pieces(tokens, tokens_at_once(tokens, tight=True))) - 1 if shape.family != "falcon" else 0  # whose MLP takes all
     flops = moved = launches = attention = scaled = 0.0
     for number, layer in enumerate(given.work.layers):
         keep = KEEP[layer.activations]

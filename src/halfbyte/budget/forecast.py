@@ -125,7 +125,7 @@ def target_of(words: str) -> Target:
     if re.match(r"\s*[-\d.,]+\s*([kmgt]i?)?b?\s*$", words, re.IGNORECASE):
         budget = read_bytes(words, "--gpu")
         gpu = typical_gpu(budget / 1e9)
-        return Target(words.strip(), budget, rates_of(gpu), origin_of(gpu))
+        return Target(words.strip(), budget, rates_of(gpu), origin_of(gpu), has_fp8=gpu.has_fp8)
     known = ", ".join(one.name for one in GPUS)
     raise RecipeError(f"--gpu: no GPU is known as {words!r}", hint=f"give its memory, such as 24GB, or one of {known}")
 

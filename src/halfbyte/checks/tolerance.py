@@ -27,7 +27,7 @@ TOLERANCES = {
 }
 # Frozen products in FP8 against the plain path in 16 bits. On the embedded base, stirred, on five sets of rows the matrix that is farthest was 0.2 to 0.3 of
 # its length away (without FP8 0.04 to 0.05) and the loss 1.6 %; a matrix without its gradient is 1 away, and one with another's more. Rounding grows with
-# the depth: 32 layers with weights that nobody trained turn all gradients until together they are more than 1 away, which is refused.
+# the depth, and a base that makes too much of it is refused.
 FP8 = Tolerance(logits=0.5, share=0.9, gradient=0.8, loss=0.05)
 FP8_TOGETHER = 0.5
 """Of all gradients as one, whose cosine is then 0.87 at least."""

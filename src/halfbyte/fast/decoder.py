@@ -147,7 +147,7 @@ def flatten(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ..
 
 def tokens_at_once(tokens: int, tight: bool) -> int:
     """That go through an MLP together (block.Rows), of a micro-batch of so many; products are slower below 1,024."""
-    return min(4096, max(1024, tokens // 2)) if tight else 8192
+    return min(4096, max(1024, -(-tokens // 2))) if tight else 8192
 
 
 def filled_up(places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ class Layer:
 
 
 def pieces(tokens: int, at_once: int | None) -> list[slice]:
-    """Of about equal length, so many tokens or fewer in each."""
+    """Of about equal length, as many as there must be for so many tokens in each, rounded up to a multiple of ALIGNED."""
     count = -(-tokens // (at_once or tokens))
     size = tokens if count == 1 else -(-tokens // count // ALIGNED) * ALIGNED
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -352,8 +352,8 @@ class Train(Section):
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the computation. Adapters and their optimizer state are float32 in every case."""
     compute: Literal["auto", "fp8"] = "auto"
-    """`auto`: every product in `precision`. `fp8`: those with the frozen base in 8 bits (E4M3) while it is trained, an approximation that is faster on GPUs
-    of compute capability 8.9 and more; unproven at 7B, so compare a short run with one without it. It is of the fast path, in bfloat16, and refused by
+    """`auto`: every product in `precision`. `fp8`: those with the frozen base in 8 bits (E4M3) while it is trained, an approximation for GPUs of
+    compute capability 8.9 and more; unproven at 7B, so compare a short run with one without it. It is of the fast path, in bfloat16, and refused by
     name where it cannot be; with fast_path: on a CPU computes it in plain PyTorch, slowly."""
     eval_steps: Annotated[Whole, Field(ge=1)] | None = None
     """Validate, and keep a checkpoint, every so many steps; ten times a run when not given."""

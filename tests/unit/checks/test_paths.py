@@ -9,6 +9,7 @@ from halfbyte.checks.of_paths import OF_PATHS
 from halfbyte.checks.preflight import prove
 from halfbyte.checks.proof import lead
 from halfbyte.checks.trial import Trial, kept
+from halfbyte.kernels import fp8_reference
 from toy_subjects import make_subject
 
 ON = ["train.fast_path=on", "adapter.dropout=0"]
@@ -98,6 +99,19 @@ def test_in_fp8_it_has_its_own_bounds(in_fp8, packed):
 def test_in_fp8_it_finds(in_fp8, fault):
     found = proof(replace(in_fp8, fast=lambda batch, scale: fault(batch, in_fp8.fast, scale)))
     assert found.passed is False, found.told
+
+
+def test_in_fp8_noise_in_the_small_parts_of_an_adapter_is_found(in_fp8, monkeypatch):
+    """What a wrong register made of half of them."""
+    sound = fp8_reference.write_factors
+
+    def noisy(pairs, scale, unit, out, apart, *others):
+        sound(pairs, scale, unit, out, apart, *others)
+        half = slice(apart + pairs.shape[1] // 2, apart + pairs.shape[1])
+        out[:, half] = (out[:, half].float() + 40 * torch.randn(out[:, half].shape, generator=torch.Generator().manual_seed(0))).to(out.dtype)
+
+    monkeypatch.setattr(fp8_reference, "write_factors", noisy)
+    assert proof(in_fp8).passed is False
 
 
 def test_in_fp8_an_adapter_without_its_gradient_is_found(in_fp8):
