@@ -81,10 +81,14 @@ class Panel:
 def draw(cells: list[dict[str, Any]]) -> str:
     """The picture of the cells that were measured and passed their checks."""
     found = panels(cells)
-    columns = min(2, max(1, len(found)))
-    lines = -(-max(1, len(found)) // columns)
+    wide, single = [panel for panel in found if panel.lines], [panel for panel in found if not panel.lines]
+    columns = 2 if wide else min(2, max(1, len(single)))
+    lines = max(1, len(wide) + -(-len(single) // columns))
     width, height = columns * PANEL_WIDTH, lines * PANEL_HEIGHT + 24
-    drawn = [draw_panel(panel, number % columns * PANEL_WIDTH, number // columns * PANEL_HEIGHT) for number, panel in enumerate(found)]
+    drawn = [draw_panel(panel, 0, number * PANEL_HEIGHT, width) for number, panel in enumerate(wide)]
+    drawn += [
+        draw_panel(panel, number % columns * PANEL_WIDTH, (len(wide) + number // columns) * PANEL_HEIGHT, PANEL_WIDTH) for number, panel in enumerate(single)
+    ]
     note = f'<text class="soft" x="{width / 2}" y="{height - 8}" text-anchor="middle">up and to the left is better</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">\n'
@@ -137,11 +141,11 @@ def _frontiers(cells: list[dict[str, Any]]) -> Panel:
     return Panel(title, memory_word(cells[0]), [*rest, *lines["ours"], *lines["unsloth"]], lines)
 
 
-def draw_panel(panel: Panel, x: float, y: float) -> str:
-    """Its upper left corner at (x, y)."""
+def draw_panel(panel: Panel, x: float, y: float, width: float) -> str:
+    """Its upper left corner at (x, y). Frontiers take a line of their own."""
     memories = [point.memory for point in panel.points]
     across, up = doubling(min(memories), max(memories)) if panel.lines else ticks(max(memories)), ticks(max(point.speed for point in panel.points))
-    plot = Box(x + LEFT, y + TOP, PANEL_WIDTH - LEFT - RIGHT, PANEL_HEIGHT - TOP - BOTTOM)
+    plot = Box(x + LEFT, y + TOP, width - LEFT - RIGHT, PANEL_HEIGHT - TOP - BOTTOM)
     bottom = plot.top + plot.height
 
     def at_memory(value: float) -> float:
