@@ -127,6 +127,17 @@ def test_an_adapter_as_pairs_and_in_16_bits(ops, rows, width, rank, columns, bac
     assert bool((between == 0x7F).all())
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [3, 1100])
+def test_weights_in_16_bits(ops, rows, transposed):
+    weight = drawn(rows, 64, spread=0.02).bfloat16()
+    out = bytes_of(*((64, rows) if transposed else (rows, 64)))
+    ops.write_weight(weight, out, torch.tensor(2.0**-10), transposed)
+    found = numbers(out).T if transposed else numbers(out)
+    wanted = weight.double() * 2**10
+    assert bool(((found - wanted).abs() <= wanted.abs() * STEP + 2**-10).all())
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="in the other process")
 @pytest.mark.parametrize(("rows", "width", "rank", "extra"), ROWS)
 def test_to_the_bit_as_the_reference(ops, rows, width, rank, extra):
