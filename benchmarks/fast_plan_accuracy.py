@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claims import RESULTS, record, save_raw, versions
-from halfbyte.budget.fast import KEEP, FastPeak, FastWork, fast_peak
+from halfbyte.budget.fast import KEEP, FastPeak, fast_peak
 from halfbyte.budget.fast_time import fast_effort, fast_seconds
+from halfbyte.budget.fast_work import FastWork
 from halfbyte.budget.rates import Rates
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work

@@ -35,7 +35,8 @@ def guess(program: str, budget: int) -> int:
     """Tokens that should just fit."""
     if family_of(program) == "unsloth":
         return int((budget - UNSLOTH_BYTES) / UNSLOTH_BYTES_A_TOKEN) // STEP * STEP
-    from halfbyte.budget.fast import FastWork, fast_peak
+    from halfbyte.budget.fast import fast_peak
+    from halfbyte.budget.fast_work import FastWork
     from halfbyte.budget.shape import read_shape
     from halfbyte.budget.step import Work
     from halfbyte.recipe.plan import Placement

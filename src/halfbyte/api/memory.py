@@ -12,7 +12,8 @@ from torch import nn
 
 from halfbyte.budget.choose import DRIVER_BYTES, smallest_way
 from halfbyte.budget.fast_choose import usual_seconds
-from halfbyte.budget.fast_fit import FP8_CANNOT, FP8_CAPABILITY, FP8_HINT, why_not_fp8, why_plain
+from halfbyte.budget.fast_fit import FP8_CANNOT, FP8_HINT, why_not_fp8, why_plain
+from halfbyte.budget.fast_sizes import FP8_CAPABILITY
 from halfbyte.budget.forecast import Forecast, Target, ask, make_forecast, predict_on_cpu, rates_for, read_bytes, refuse
 from halfbyte.budget.history import Taken, calibrated, measured_on_cpu, name_of, recall, remember, taken_by
 from halfbyte.budget.phases import host_bytes, loads_on_gpu

@@ -8,136 +8,14 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from halfbyte.budget.allocator import Allocator, Memory
+from halfbyte.budget.fast_sizes import IN_FLIGHT, LARGE, LOGITS, pieces, rows_at_a_time, tokens_at_once
+from halfbyte.budget.fast_work import FastWork, Group, groups_of
 from halfbyte.budget.predict import SPARE_SHARE, enough_bytes
 from halfbyte.budget.shadow import FLOAT, HALF, Storage
-from halfbyte.budget.shape import Linear
-from halfbyte.budget.step import CUBLAS_WORKSPACE, LONG, Work, adapter_matrices, paged_bytes, place_adapter, place_base, place_optimizer
+from halfbyte.budget.step import CUBLAS_WORKSPACE, LONG, adapter_matrices, paged_bytes, place_adapter, place_base, place_optimizer
 
 KEEP = {"kept": "all", "thin": "thin", "attention": "attention", "recomputed": "input", "cpu": "input"}
 """recipe/plan.py's words -> fast/layer.py's."""
-SPARE, FEW, IN_FLIGHT = 64, 256, 2
-"""As in fast/linear.py, decoder.py and parking.py."""
-ALIGNED = 128
-"""As in fast/layer.py."""
-WIDTH = 128
-"""As in fast/fp8.py."""
-LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
-"""As in fast/head.py."""
-
-
-def pieces(tokens: int, at_once: int | None) -> list[int]:
-    """Lengths of what an MLP is given together, as in fast/layer.py."""
-    count = -(-tokens // (at_once or tokens))
-    size = tokens if count == 1 else -(-tokens // count // ALIGNED) * ALIGNED
-    return [min(size, tokens - start) for start in range(0, tokens, size)]
-
-
-def tokens_at_once(tokens: int, tight: bool) -> int:
-    """In an MLP, as in fast/decoder.py."""
-    return min(4096, max(1024, -(-tokens // 2))) if tight else 8192
-
-
-def rows_at_a_time(vocabulary: int, tight: bool = False) -> int:
-    """Of logits."""
-    part = 4 if tight else 1
-    return max(FEWEST_ROWS, min(MOST_ROWS // part, LOGITS // part // vocabulary // 128 * 128))
-
-
-@dataclass(frozen=True)
-class FastWork:
-    """A micro-batch of documents of these lengths. `work.layers` say what is kept and where; rows and tokens of `work` count for nothing here."""
-
-    work: Work
-    lengths: tuple[int, ...]
-    supervised: int | None = None
-    """Tokens that are learned; all but the first of each document when not given."""
-    tight: bool = False
-    record: bool = False
-    varied: bool = False
-    """Whether documents may be of other lengths than these, or longer than the attention's window: FlashAttention 2 computes them."""
-    hopper: bool = True
-    """Compute capability 9.0, where documents of one length go through cuDNN."""
-    fp8: bool = False
-    """Products with the frozen weights in 8 bits."""
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    @property
-    def places(self) -> int:
-        count = self.tokens - len(self.lengths) if self.supervised is None else self.supervised
-        return -(-count // FEW) * FEW if self.record else count
-
-    @property
-    def kernel(self) -> str:
-        return "cudnn" if self.hopper and len(set(self.lengths)) == 1 and not self.varied else "flash"
-
-    @property
-    def parked(self) -> frozenset[int]:
-        return frozenset(number for number, layer in enumerate(self.work.layers) if layer.parked or layer.activations == "cpu")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Linear layers with one input, as one matrix with room for their adapters."""
-
-    layers: tuple[Linear, ...]
-    ranks: tuple[int, ...]
-    fp8: bool = False
-
-    @property
-    def inputs(self) -> int:
-        return self.layers[0].inputs
-
-    @property
-    def outputs(self) -> int:
-        return sum(layer.outputs for layer in self.layers)
-
-    @property
-    def rank(self) -> int:
-        return sum(self.ranks)
-
-    @property
-    def thin(self) -> int:
-        """Columns of x A'."""
-        return -(-self.rank // SPARE) * SPARE
-
-    @property
-    def spare(self) -> int:
-        """Columns that its tensors have beside their own."""
-        return 0 if self.fp8 else self.thin
-
-    @property
-    def size(self) -> int:
-        """Elements of its buffer."""
-        return (self.outputs + self.spare) * (self.inputs + self.spare)
-
-    @property
-    def extra(self) -> int:
-        """Of 8-bit rows, the columns for the adapter."""
-        return -(-3 * self.rank // WIDTH) * WIDTH
-
-    def eight_bit(self, back: bool) -> tuple[int, int]:
-        """For one way: bytes of the 8-bit matrix, and elements of the 16-bit one beside it."""
-        if back:
-            return self.inputs * (self.outputs + self.extra), self.outputs * self.thin
-        return self.outputs * (self.inputs + self.extra), self.inputs * self.thin
-
-
-def groups_of(work: Work, fp8: bool = False) -> tuple[Group, ...]:
-    """q k v, o, gate up, down; of Falcon q k v with what the MLP opens, o, down."""
-
-    def group(*linears: Linear) -> Group:
-        return Group(linears, tuple(work.rank_of(linear) for linear in linears), fp8)
-
-    linears = work.shape.linears
-    if work.shape.family == "falcon":
-        qkv, o, opened, down = linears
-        return group(qkv, opened), group(o), group(down)
-    return group(*linears[:3]), group(linears[3]), group(*linears[4:6]), group(linears[6])
-
-
 RECORDED_SPARE = 2 * LOGITS
 """While a step is recorded, idle pages of other memory cannot be handed back: two of seven recorded cases ran out of memory with 1.5 and 4 % to spare. A
 piece of logits, which both were asking for."""
@@ -176,9 +54,6 @@ class Saved:
     gate_up: "Piece | None" = None
     wide: "Piece | None" = None
     low: "dict[str, Piece]" = field(default_factory=dict)
-
-
-LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up", "wide")
 
 
 def fast_peak(given: FastWork) -> FastPeak:
@@ -412,7 +287,8 @@ class Step:
         out = self.rows(self.shape.width) if stays else saved.middle
         assert out is not None
         low = []
-        for count in pieces(self.tokens, None if keep == "all" else self.at_once):
+        for here in pieces(self.tokens, None if keep == "all" else self.at_once):
+            count = here.stop - here.start
             gate_up = self.gate_and_up(number, saved, count)
             inner = self.new(count * (self.down.inputs + self.down.spare))
             low.append(self.product(number, self.down, count, onto=not stays) or self.new(count * self.down.spare))
@@ -475,7 +351,8 @@ class Step:
         width = self.shape.width
         kept, saved.gate_up = saved.gate_up, None
         d_middle = None
-        for count in pieces(self.tokens, None if kept is not None else self.at_once):
+        for here in pieces(self.tokens, None if kept is not None else self.at_once):
+            count = here.stop - here.start
             was, gate_up = None, kept
             if gate_up is None:
                 if normed is None:

@@ -11,8 +11,9 @@ from itertools import pairwise
 
 from halfbyte.budget.allocator import Allocator
 from halfbyte.budget.choose import Bounds, Choice, Way
-from halfbyte.budget.fast import FastPeak, FastWork, fast_peak, groups_of, step_of
+from halfbyte.budget.fast import FastPeak, fast_peak, step_of
 from halfbyte.budget.fast_time import fast_effort, fast_seconds
+from halfbyte.budget.fast_work import FastWork, groups_of
 from halfbyte.budget.shadow import HALF
 from halfbyte.budget.step import Work
 from halfbyte.recipe.plan import Placement
@@ -39,7 +40,7 @@ class FastRun:
     host_bytes: int = 0
     fp8: bool = False
 
-    def at_once(self, rows: int, layers: tuple[Placement, ...], one_buffer: bool = False, record: bool = False) -> FastWork:
+    def micro_batch(self, rows: int, layers: tuple[Placement, ...], one_buffer: bool = False, record: bool = False) -> FastWork:
         work = replace(self.work, rows=rows, accumulation=self.effective_rows // rows, layers=layers)
         beyond = work.shape.window is not None and work.tokens > work.shape.window
         supervised = rows * (work.tokens - 1)
@@ -50,7 +51,7 @@ def fast_ways(run: FastRun, bounds: Bounds) -> list[Choice]:
     """For each number of rows the fastest way that fits and, where it does not, the one that keeps all; where none fits, the smallest of all."""
     smallest = _smallest(run, 1, bounds)
     if not smallest.fits:  # then nothing larger needs to be looked at
-        return [_price(run, run.at_once(run.effective_rows, _split(run.work.shape.layers, "kept", "kept", 0)), bounds), smallest]
+        return [_price(run, run.micro_batch(run.effective_rows, _split(run.work.shape.layers, "kept", "kept", 0)), bounds), smallest]
     found: list[Choice] = []
     for rows in [rows for rows in range(run.effective_rows, 0, -1) if run.effective_rows % rows == 0]:
         best = _best(run, rows, bounds)
@@ -59,7 +60,7 @@ def fast_ways(run: FastRun, bounds: Bounds) -> list[Choice]:
             if all(layer.activations == "kept" and not layer.parked for layer in best.work.layers) and best.record == run.alike:
                 break  # fewer rows at a time have nothing to gain
         if run.checkpointing is None and (best is None or best.work.layers[0].activations != "kept"):
-            found.append(_price(run, run.at_once(rows, _split(run.work.shape.layers, "kept", "kept", 0)), bounds))
+            found.append(_price(run, run.micro_batch(rows, _split(run.work.shape.layers, "kept", "kept", 0)), bounds))
     return found if any(choice.fits for choice in found) else [*found, smallest]
 
 
@@ -90,18 +91,18 @@ def _away(run: FastRun, rows: int, ladder: tuple[str, ...], bounds: Bounds) -> l
 
 def _lean(run: FastRun, rows: int, bounds: Bounds) -> list[Choice]:
     """All inputs away; and with one piece of memory for all weights, where that is not enough."""
-    away = _price(run, run.at_once(rows, _parked(run.work.shape.layers, "recomputed", "recomputed", 0)), bounds)
+    away = _price(run, run.micro_batch(rows, _parked(run.work.shape.layers, "recomputed", "recomputed", 0)), bounds)
     return [away] if away.fits else [_smallest(run, rows, bounds)]
 
 
 def _smallest(run: FastRun, rows: int, bounds: Bounds) -> Choice:
     parked = _parked(run.work.shape.layers, "recomputed", "recomputed", 0)
     if run.checkpointing is False:
-        return _price(run, run.at_once(rows, (Placement(),) * run.work.shape.layers, one_buffer=True), bounds)
-    smallest = _price(run, run.at_once(rows, parked, one_buffer=True), bounds)
+        return _price(run, run.micro_batch(rows, (Placement(),) * run.work.shape.layers, one_buffer=True), bounds)
+    smallest = _price(run, run.micro_batch(rows, parked, one_buffer=True), bounds)
     if smallest.host_bytes <= run.host_bytes:
         return smallest
-    return _price(run, run.at_once(rows, _split(run.work.shape.layers, "recomputed", "recomputed", 0), one_buffer=True), bounds)
+    return _price(run, run.micro_batch(rows, _split(run.work.shape.layers, "recomputed", "recomputed", 0), one_buffer=True), bounds)
 
 
 def _split(layers: int, low: str, high: str, count: int) -> tuple[Placement, ...]:
@@ -122,14 +123,14 @@ def _climb(
 ) -> Choice | None:
     """As far up the ladder as fits; None where its foot does not."""
     layers = run.work.shape.layers
-    whole = _price(run, run.at_once(rows, place(layers, ladder[-1], ladder[-1]), one_buffer), bounds)
+    whole = _price(run, run.micro_batch(rows, place(layers, ladder[-1], ladder[-1]), one_buffer), bounds)
     if whole.fits or len(ladder) == 1:
         return whole if whole.fits else None
-    foot = _price(run, run.at_once(rows, place(0, ladder[0], ladder[0]), one_buffer), bounds)
+    foot = _price(run, run.micro_batch(rows, place(0, ladder[0], ladder[0]), one_buffer), bounds)
     if not foot.fits:
         return None
     for low, high in pairwise(ladder):
-        top = _price(run, run.at_once(rows, place(layers, low, high), one_buffer), bounds)
+        top = _price(run, run.micro_batch(rows, place(layers, low, high), one_buffer), bounds)
         if top.fits:
             foot = top
             continue
@@ -138,7 +139,7 @@ def _climb(
         for _ in range(MOST_TRIES):
             if count <= 0:
                 return foot
-            between = _price(run, run.at_once(rows, place(count, low, high), one_buffer), bounds)
+            between = _price(run, run.micro_batch(rows, place(count, low, high), one_buffer), bounds)
             if between.fits:
                 return between if between.step_seconds < foot.step_seconds else foot
             count = min(count - 1, int(count - (between.peak_bytes - bounds.budget_bytes) / max(step, 1)))
@@ -150,13 +151,13 @@ def _with_idle_memory(run: FastRun, choice: Choice, bounds: Bounds) -> Choice:
     """Steps recorded where rows are alike and short, weights in 16 bits where there is room for them: what is faster of that."""
     best, layers, rows = choice, choice.work.layers, choice.work.rows
     if run.alike and choice.work.tokens_per_batch <= RECORD_BELOW and not run.work.packed:
-        recorded = _price(run, run.at_once(rows, layers, choice.one_buffer, record=True), bounds)
+        recorded = _price(run, run.micro_batch(rows, layers, choice.one_buffer, record=True), bounds)
         best = recorded if recorded.fits and recorded.step_seconds < best.step_seconds else best
     each = int(sum(group.size for group in groups_of(run.work)) * HALF * bounds.memory_factor)
     count = min(len(layers), int((bounds.budget_bytes - best.peak_bytes) * OF_IDLE / each)) if run.work.four_bit else 0
     if count > 0 and all(layer.activations == "kept" for layer in layers):
         placed = tuple(replace(layer, weights="16bit") if number < count else layer for number, layer in enumerate(layers))
-        more = _price(run, run.at_once(rows, placed, best.one_buffer, best.record), bounds)
+        more = _price(run, run.micro_batch(rows, placed, best.one_buffer, best.record), bounds)
         best = more if more.fits and more.step_seconds < best.step_seconds else best
     return best
 

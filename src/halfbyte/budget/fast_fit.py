@@ -2,12 +2,11 @@
 
 from typing import Any
 
+from halfbyte.budget.fast_sizes import FP8_CAPABILITY
 from halfbyte.recipe.schema import Recipe
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3", "falcon")
 ROPES = ("default", "linear", "llama3", "yarn")
-FP8_CAPABILITY = (8, 9)
-"""The first that multiplies 8-bit numbers."""
 FP8_CANNOT = "train.compute is fp8, and it cannot be taken: {}"
 FP8_HINT = "leave train.compute out, and products are in 16 bits"
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

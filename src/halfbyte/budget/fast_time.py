@@ -6,7 +6,9 @@ where rows are short, and nothing where they are recorded. Copies of what is par
 
 from dataclasses import dataclass
 
-from halfbyte.budget.fast import KEEP, FastWork, Group, groups_of, pieces, tokens_at_once
+from halfbyte.budget.fast import KEEP
+from halfbyte.budget.fast_sizes import pieces, tokens_at_once
+from halfbyte.budget.fast_work import FastWork, Group, groups_of
 from halfbyte.budget.rates import SHARPNESS, Rates
 from halfbyte.budget.shadow import FLOAT, HALF
 

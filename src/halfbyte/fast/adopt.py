@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from halfbyte.budget.fast_sizes import SPARE
 from halfbyte.fast.block import Block
 from halfbyte.fast.falcon import FalconLayer
 from halfbyte.fast.head import Head
 from halfbyte.fast.layer import Layer
-from halfbyte.fast.linear import SPARE, Frozen, Group, Lora
+from halfbyte.fast.linear import Frozen, Group, Lora
 from halfbyte.fast.norms import LayerNorm, Norm, RmsNorm
 from halfbyte.kernels.reference import BLOCK
 

@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from halfbyte.budget.fast_sizes import FEW, LARGE, tokens_at_once
 from halfbyte.data.batches import IGNORE, Batch
 from halfbyte.fast.adopt import Adopted, adopt
 from halfbyte.fast.attention import Documents
@@ -24,11 +25,6 @@ from halfbyte.fast.gradients import Gradients
 from halfbyte.fast.head import loss_and_gradient
 from halfbyte.fast.parking import Shelf
 from halfbyte.fast.recorded import Recorder
-
-LARGE = ("x", "attention", "qkv", "turned", "middle", "gate_up", "wide")
-"""Of Saved, what may wait in the computer's memory."""
-FEW = 256
-"""Numbers of supervised tokens are rounded up to a multiple of this where steps are recorded."""
 
 
 class FastDecoder:
@@ -143,11 +139,6 @@ def flatten(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ..
             lengths += [end - start for start, end in pairwise(borders)]
     places = (labels != IGNORE).nonzero()[:, 0]
     return ids, places, labels[places], positions, tuple(lengths)
-
-
-def tokens_at_once(tokens: int, tight: bool) -> int:
-    """That go through an MLP together (block.Rows), of a micro-batch of so many; products are slower below 1,024."""
-    return min(4096, max(1024, -(-tokens // 2))) if tight else 8192
 
 
 def filled_up(places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,18 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfbyte.budget.fast_sizes import FP8_CAPABILITY, pair_columns, thin_columns
 from halfbyte.fast.adopt import Adopted, Unfit
 from halfbyte.fast.buffers import Buffers
 from halfbyte.fast.layer import Layer
-from halfbyte.fast.linear import SPARE, Frozen, Group
+from halfbyte.fast.linear import Frozen, Group
 from halfbyte.kernels.fp8_reference import E4M3, LARGEST, absmax_of
 
-WIDTH = 128
-"""E is rounded up to a multiple of this."""
 PAIR = 16.0
 """The largest number of A and of sB, in units of their pairs, is at most this: far from both ends of what 8 bits hold."""
-CAPABILITY = (8, 9)
-"""The first that multiplies 8-bit numbers."""
 
 
 class Fp8Group(Group):
@@ -42,12 +39,12 @@ class Fp8Group(Group):
     def __init__(self, layers: Sequence[Frozen]) -> None:
         super().__init__(layers)
         self.spare = 0
-        self.extra = -(-3 * self.rank // WIDTH) * WIDTH
+        self.extra = pair_columns(self.rank)
 
     @property
     def thin(self) -> int:
         """The first `rank` of them are used."""
-        return -(-self.rank // SPARE) * SPARE
+        return thin_columns(self.rank)
 
     @property
     def layout(self) -> tuple[Any, ...]:
@@ -246,7 +243,7 @@ def _eight_bit(groups: Iterable[Group]) -> tuple[Fp8Group, ...]:
 def in_fp8(parts: Adopted) -> Adopted:
     """The same model with groups of 8 bits. Raises Unfit."""
     device = parts.embedding.weight.device
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
         raise Unfit("FP8 is for GPUs with compute capability 8.9 or more")
     layers = []
     for layer in parts.layers:

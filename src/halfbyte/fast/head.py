@@ -10,22 +10,14 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from halfbyte.budget.fast_sizes import rows_at_a_time
 from halfbyte.fast.norms import Norm
-
-LOGITS, MOST_ROWS, FEWEST_ROWS = 2**26, 2048, 256
-"""At a time: logits of 134 MB in 16 bits, from 2,048 rows with 32,000 words to 384 with 152,000; a product has its full speed from about 256 rows on."""
 
 
 @dataclass(frozen=True)
 class Head:
     norm: Norm
     weight: Tensor  # (V, D)
-
-
-def rows_at_a_time(vocabulary: int, tight: bool = False) -> int:
-    """A multiple of 128. tight: a quarter of it, where memory is shorter than time."""
-    part = 4 if tight else 1
-    return max(FEWEST_ROWS, min(MOST_ROWS // part, LOGITS // part // vocabulary // 128 * 128))
 
 
 def loss_and_gradient(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from halfbyte.budget.fast_sizes import pieces
 from halfbyte.fast.attention import attend, attend_backward
 from halfbyte.fast.block import Rows, Saved
 from halfbyte.fast.linear import Group, roomy
@@ -27,10 +28,6 @@ from halfbyte.fast.norms import RmsNorm
 
 if TYPE_CHECKING:
     from halfbyte.fast.buffers import Buffers
-
-
-ALIGNED = 128
-"""Tokens of a piece are a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +115,6 @@ class Layer:
             self.input_norm.backward(d_normed, x, d_middle[:, :width], d_x[:, :width], ops, normed)
         self.qkv.gradients(normed, saved.low["qkv"], d_qkv[:, : self.qkv.outputs], low)
         return d_x
-
-
-def pieces(tokens: int, at_once: int | None) -> list[slice]:
-    """Of about equal length, as many as there must be for so many tokens in each, rounded up to a multiple of ALIGNED."""
-    count = -(-tokens // (at_once or tokens))
-    size = tokens if count == 1 else -(-tokens // count // ALIGNED) * ALIGNED
-    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 def _in_place(gradient: Tensor, width: int, spare: int) -> Tensor:

@@ -23,10 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halfbyte.budget.fast_sizes import thin_columns
 from halfbyte.kernels.reference import Beside
-
-SPARE = 64
-"""R is rounded up to a multiple of this: bare ranks cost a tenth of the product on Hopper."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Group:
         self.inputs = layers[0].inputs
         self.outputs = sum(layer.outputs for layer in layers)
         self.rank = sum(layer.lora.a.shape[0] for layer in layers if layer.lora)
-        self.spare = -(-self.rank // SPARE) * SPARE
+        self.spare = thin_columns(self.rank)
         self.starts = [sum(layer.outputs for layer in layers[:index]) for index in range(len(layers))]
         self.places = [sum(layer.lora.a.shape[0] for layer in layers[:index] if layer.lora) for index in range(len(layers))]
         biases: list[Any] = [layer.module.bias for layer in layers]

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-IN_FLIGHT = 2
-"""Layers whose copies may be under way while others compute."""
+from halfbyte.budget.fast_sizes import IN_FLIGHT
 
 
 class Shelf:

@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from halfbyte.budget import fast as budget
-from halfbyte.budget import fast_fit
+from halfbyte.budget import fast_sizes
 from halfbyte.budget.allocator import Allocator
-from halfbyte.budget.fast import FastWork, Step, fast_peak, groups_of, step_of
+from halfbyte.budget.fast import Step, fast_peak, step_of
+from halfbyte.budget.fast_work import FastWork, groups_of
 from halfbyte.budget.shape import read_shape
 from halfbyte.budget.step import Work
 from halfbyte.data.batches import IGNORE, Batch
@@ -191,9 +192,9 @@ IN_PIECES = ["all", "thin", "input", "input of qwen3, tight", "each its own", "p
 
 @pytest.mark.parametrize("way", IN_PIECES)
 def test_the_replay_allocates_what_the_fast_path_does_piece_by_piece(monkeypatch, way):
-    for module, name, value in ((decoder, "tokens_at_once", lambda _, tight: 24 if tight else 40), (layer, "ALIGNED", 8)):
-        monkeypatch.setattr(module, name, value)
-        monkeypatch.setattr(budget, name, value)
+    monkeypatch.setattr(fast_sizes, "ALIGNED", 8)
+    for module in (decoder, budget):
+        monkeypatch.setattr(module, "tokens_at_once", lambda _, tight: 24 if tight else 40)
     test_the_replay_allocates_what_the_fast_path_does(monkeypatch, way)
 
 
@@ -298,20 +299,5 @@ def test_which_kernel_computes_attention():
     assert FastWork(work, (2040, 2056)).kernel == FastWork(work, (8,), varied=True).kernel == FastWork(work, (8,), hopper=False).kernel == "flash"
 
 
-def test_the_constants_are_those_of_the_path():
-    own = budget.SPARE, budget.FEW, budget.IN_FLIGHT, budget.LARGE
-    assert own == (linear.SPARE, decoder.FEW, parking.IN_FLIGHT, decoder.LARGE)
-    assert (budget.ALIGNED, fast_fit.FP8_CAPABILITY) == (layer.ALIGNED, fp8.CAPABILITY)
-    sizes = [(tokens, tight) for tokens in (1, 1500, 2048, 2049, 6000, 8191, 50_000) for tight in (False, True)]
-    assert [budget.tokens_at_once(*one) for one in sizes] == [decoder.tokens_at_once(*one) for one in sizes]
-    vocabularies = [(words, tight) for words in (320, 32_000, 65_024, 128_256, 152_064, 300_000) for tight in (False, True)]
-    assert [head.rows_at_a_time(*one) for one in vocabularies] == [budget.rows_at_a_time(*one) for one in vocabularies]
-    assert {words: budget.rows_at_a_time(words) for words, tight in vocabularies if not tight} == {
-        320: 2048,
-        32_000: 2048,
-        65_024: 1024,
-        128_256: 512,
-        152_064: 384,
-        300_000: 256,
-    }
+def test_the_words_of_the_plan_are_the_path_s():
     assert set(budget.KEEP.values()) == set(block.KEEP)

@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from halfbyte.budget.fast import FastWork, fast_peak
+from halfbyte.budget.fast import fast_peak
 from halfbyte.budget.fast_choose import FastRun, fast_ways, usual_seconds
+from halfbyte.budget.fast_work import FastWork
 from halfbyte.budget.forecast import Forecast, make_forecast, target_of
 from halfbyte.errors import ModelError
 from halfbyte.recipe.load import parse_recipe

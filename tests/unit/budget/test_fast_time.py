@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from halfbyte.budget.fast import FastWork, fast_peak
+from halfbyte.budget.fast import fast_peak
 from halfbyte.budget.fast_time import fast_effort, fast_seconds
+from halfbyte.budget.fast_work import FastWork
 from halfbyte.budget.rates import Rates
 from halfbyte.recipe.plan import Placement
 from recordings import make_work

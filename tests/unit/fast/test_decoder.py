@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from halfbyte.budget import fast_sizes
 from halfbyte.data.batches import IGNORE
-from halfbyte.fast import decoder, layer
+from halfbyte.fast import decoder
 from halfbyte.fast.block import KEEP
 from halfbyte.fast.decoder import FastDecoder
 from tolerances import FAST_EXACT, FAST_FLOAT32
@@ -148,15 +149,8 @@ def test_whatever_is_kept_the_gradient_is_the_same(kind, how):
 def test_an_mlp_may_take_its_tokens_in_pieces(monkeypatch, keep, targets, tight):
     """The last piece is shorter than the others."""
     monkeypatch.setattr(decoder, "tokens_at_once", lambda _, tight: 9 if tight else 20)
-    monkeypatch.setattr(layer, "ALIGNED", 4)
+    monkeypatch.setattr(fast_sizes, "ALIGNED", 4)
     check(adapted("qwen2", targets, num_hidden_layers=3), keep=[keep] * 3, tight=tight, parked=(1,))
-
-
-def test_lengths_of_pieces():
-    assert [(one.start, one.stop) for one in layer.pieces(300, 256)] == [(0, 256), (256, 300)]
-    assert [(one.start, one.stop) for one in layer.pieces(600, 256)] == [(0, 256), (256, 512), (512, 600)]
-    assert [(one.start, one.stop) for one in layer.pieces(16384, 8192)] == [(0, 8192), (8192, 16384)]
-    assert [(one.start, one.stop) for one in layer.pieces(77, None)] == [(0, 77)]
 
 
 ROWS = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from halfbyte.budget.fast_sizes import LOGITS, rows_at_a_time
 from halfbyte.fast import head
 from halfbyte.fast.head import Head, loss_and_gradient
 from halfbyte.fast.norms import RmsNorm
@@ -34,4 +35,4 @@ def test_pieces_of_any_size_are_the_definition(monkeypatch, rows):
 
 def test_logits_of_a_piece_take_one_size_whatever_the_vocabulary():
     for words in (32_000, 65_024, 128_256, 152_064):
-        assert 0.5 * head.LOGITS < head.rows_at_a_time(words) * words <= head.LOGITS
+        assert 0.5 * LOGITS < rows_at_a_time(words) * words <= LOGITS
