@@ -1,5 +1,6 @@
 """Data you can see, with the real commands on a toy base: what is shown is what trains, in every form that rows can take."""
 
+import io
 import json
 import random
 import re
@@ -352,6 +353,17 @@ def test_new_asks_for_the_licence_on_a_terminal_and_keeps_it(place, monkeypatch,
         assert load_recipe(Path(f"{number}.yaml")).recipe.data.licence == words[-1].removeprefix("data.licence=")
     assert halfbyte(monkeypatch, capfd, "new", "nowhere.csv")[0] == 2
     assert len(asked) == 1
+
+
+def test_an_input_that_ends_is_no_licence(place, monkeypatch, capfd):
+    """Ctrl-D at the question."""
+    write_rows(place / "a.jsonl", "prompt_response", 40, 0, bad=0)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    code, out, complaint = halfbyte(monkeypatch, capfd, "new", "a.jsonl")
+    assert (code, complaint) == (0, "")
+    assert "Licence of the data" in out
+    assert load_recipe(Path("a.yaml")).recipe.data.licence is None
 
 
 def test_the_next_command_can_be_typed(place, monkeypatch, capfd):

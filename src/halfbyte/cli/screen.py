@@ -151,8 +151,13 @@ class Screen:
         self.print("\nPatterns find what they know: a clean audit does not make data anonymous or right.", style="dim")
 
     def ask_licence(self) -> str | None:
+        """None where the answer is empty, or where the input ends (Ctrl-D)."""
         self._close_bar()
-        said = self.console.input("Licence of the data, kept beside the model (empty if you do not know): ")
+        try:
+            said = self.console.input("Licence of the data, kept beside the model (empty if you do not know): ")
+        except EOFError:
+            self.print()
+            return None
         return said.strip() or None
 
     def show_spans(self, shown: list[Any], facts: list[tuple[str, str]], stage: str) -> None:
